@@ -1,0 +1,1 @@
+"""embarq: plan, compile, flash, prove and train models and splat scenes on small devices."""
