@@ -1,1 +1,70 @@
-"""embarq: plan, compile, flash, prove and train models and splat scenes on small devices."""
+"""embarq: say before anything is flashed whether a model fits a device and why; compile it, put it there, prove it.
+
+>>> import sdk
+>>> plan = sdk.plan("stm32f405", "kws.tflite")      # doctest: +SKIP
+>>> artifact = sdk.compile(plan)                    # doctest: +SKIP
+>>> session = artifact.flash("emulator")            # doctest: +SKIP
+>>> session.run(x)                                  # doctest: +SKIP
+
+Importing this package loads nothing heavy: torch, onnx, the compiler and the emulator are imported where they are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sdk.artifact import Artifact
+    from sdk.model import Model
+    from sdk.planner.plan import Budget, Plan
+    from targets.device import Device
+
+__version__ = "0.1.0"
+__all__ = ["__version__", "compile", "load", "open", "plan"]
+
+
+def load(source: Any, example: Any = None, *, name: str | None = None, input_layout: str | None = None) -> Model:
+    """Read a model: an `nn.Module` with an `example` input, or a `.pt2`, `.onnx` or `.tflite` file.
+
+    input_layout: "nhwc" to hand a channel-first torch model channel-last inputs, so that the device need not transpose.
+    Raises `ModelError` for a damaged model, `UsageError` for something that is no model.
+    """
+    from sdk.model import load as read
+
+    return read(source, example, name=name, input_layout=input_layout)
+
+
+def plan(device: Device | str, work: Any = None, **options: Any) -> Plan | Budget:
+    """What `device` has to spend or, given a model, whether the model fits and how it will lie in memory.
+
+    device: a name (`embarq devices`), the path of a device file, or a `Device`.
+    work: a `Model`, or anything `load` takes without an example.
+    options: see `sdk.planning.plan_model`: calibration, precision, keep_input, quant, vectors, compiler, order, in_place.
+    Never raises for "too big": look at `plan.fits`, `plan.shortfall` and `plan.mends`.
+    """
+    from sdk.planning import plan_device, plan_model
+
+    return plan_device(device, **options) if work is None else plan_model(device, work, **options)
+
+
+def compile(plan: Plan, progress: Callable[[str], None] | None = None) -> Artifact:
+    """Write the artifact that `plan` describes; it decides nothing itself.
+
+    progress: called with one short line per thing done.
+    Raises `DoesNotFit` when `plan.fits` is false, `ToolError` when the compiler is missing.
+    """
+    from sdk.artifact import compile_plan
+
+    return compile_plan(plan, progress)
+
+
+def open(folder: str | Path) -> Artifact:
+    """Read an artifact folder; every file's hash is checked.
+
+    Raises `UsageError` when it is damaged and `VersionMismatch` when it is of a format this release does not read.
+    """
+    from sdk.artifact import open_artifact
+
+    return open_artifact(folder)

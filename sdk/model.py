@@ -1,0 +1,94 @@
+"""`load`: whatever the user has, as a `Model`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from sdk.errors import ModelError, UsageError
+from sdk.graph.ir import Graph
+
+#: File ending -> the kind of source it is.
+KINDS = {".tflite": "tflite", ".onnx": "onnx", ".pt2": "torch"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model that can be planned: its graph, and what it was read from.
+
+    `kind` is "tflite", "onnx", "torch" or "graph"; `source` is the file, or the module, it came from.
+    """
+
+    name: str
+    graph: Graph
+    kind: str
+    source: Any = field(default=None, repr=False, compare=False)
+
+    @property
+    def is_quantised(self) -> bool:
+        """True when some activation is an integer with a scale, so that the model needs no calibration."""
+        return any(t.quant is not None and t.dtype in ("int8", "int16") for t in self.graph.activations())
+
+    def __str__(self) -> str:
+        g = self.graph
+        shapes = ", ".join(f"{t.dtype}{list(t.shape)}" for t in (g[n] for n in g.inputs))
+        return f"{self.name}: {self.kind}, {len(g.nodes)} ops, input {shapes}, {sum(t.size_bytes for t in g.constants()):,} bytes of weights"
+
+
+def load(source: Any, example: Any = None, *, name: str | None = None, input_layout: str | None = None) -> Model:
+    """Read a model.
+
+    source: an `nn.Module` (with `example`, one input of its fixed shape), a `.pt2`, `.onnx` or `.tflite` file, or a `Graph`.
+    input_layout: "nhwc" to hand a channel-first torch model channel-last inputs, without a transpose on the device.
+    Raises `ModelError` when the model is damaged or has no fixed shapes, `UsageError` when it is none of these.
+    """
+    model = _load(source, example, name, input_layout)
+    from sdk.graph.verify import verify
+
+    verify(model.graph)
+    return model
+
+
+def _load(source: Any, example: Any, name: str | None, input_layout: str | None) -> Model:
+    if isinstance(source, Model):
+        return replace(source, name=name or source.name)
+    if isinstance(source, Graph):
+        return Model(name or source.name, source, "graph")
+    if isinstance(source, (str, Path)):
+        return _load_file(Path(source), example, name, input_layout)
+    if hasattr(source, "state_dict") and callable(source):
+        return _load_torch(source, example, name or type(source).__name__.lower(), input_layout)
+    raise UsageError(f"cannot load a {type(source).__name__}; give an nn.Module with an example, or a .tflite, .onnx or .pt2 file")
+
+
+def _load_file(path: Path, example: Any, name: str | None, input_layout: str | None) -> Model:
+    kind = KINDS.get(path.suffix.lower())
+    if kind is None:
+        raise UsageError(f"cannot load {path}: its ending is {path.suffix or 'missing'!r}; known are {', '.join(KINDS)}")
+    if not path.is_file():
+        raise UsageError(f"cannot load {path}: there is no such file")
+    name = name or path.stem
+    if kind == "torch":
+        return _load_torch(path, example, name, input_layout)
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"cannot load {path}: {error.strerror}") from error
+    if kind == "tflite":
+        from sdk.graph.from_tflite import from_tflite as read
+    else:
+        from sdk.graph.from_onnx import from_onnx as read
+    try:
+        graph = read(content)
+    except ModelError as error:
+        raise type(error)(f"{path}: {error}") from error
+    return Model(name, replace(graph, name=name), kind, path)
+
+
+def _load_torch(source: Any, example: Any, name: str, input_layout: str | None) -> Model:
+    from sdk.graph.from_torch import from_torch
+
+    options = {"input_layout": input_layout} if input_layout else {}
+    graph = from_torch(source, example, **options)
+    return Model(name, replace(graph, name=name), "torch", source)
