@@ -1,0 +1,448 @@
+"""What a device is: cores, memories, links, each number with its source. Facts only; nothing here knows about models.
+
+    device = load_device("stm32f405")          # a shipped name or alias, a path to a TOML file, or a Device (returned as it is)
+    device.flash.usable_bytes                  # 1048576
+    [(m.name, m.size_bytes) for m in device.arena_regions()]    # [("sram1+sram2", 131072), ("ccm", 65536)]
+    device.isa                                 # frozenset({"armv7e-m", "dsp", "fpu-sp"})
+
+A device of one's own is one TOML file outside the package, see targets/README.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from sdk.errors import DeviceFileError, UsageError
+from targets import schema
+from targets.schema import Fact
+
+__all__ = [
+    "Accelerator", "Core", "Device", "Emulator", "Fact", "Link", "Memory", "Peer", "Slot", "device_names", "load_device", "shipped_path",
+]
+
+KINDS = ("mcu", "linux")
+MEMORY_KINDS = ("flash", "ram")
+ROLES = ("code", "data", "stack", "arena")
+LINK_KINDS = ("serial", "usb", "ssh", "local")
+ARCHS = ("armv6-m", "armv7e-m", "armv8-m.main", "armv8.1-m.main", "armv8-a", "xtensa-lx7", "riscv32imc", "x86-64", "riscv64", "unknown")
+ISA = (
+    "dsp", "fpu-sp", "fpu-dp", "mve", "pie", "neon", "dotprod", "fp16", "i8mm", "sse4.2", "avx2", "fma", "avx512f", "avx512-vnni",
+)
+MAX_REGIONS = 4  # EMBARQ_REGIONS of the C runtime: memory regions one model can spread over
+
+
+@dataclass(frozen=True)
+class Core:
+    """One kind of core. `clock_hz` is 0 where no source confirms it: ask `Device.number` rather than compute with 0."""
+
+    name: str
+    arch: str
+    isa: tuple[str, ...] = ()
+    clock_hz: int = 0
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Memory:
+    """One bank of memory. `reserved_bytes` at its start belong to someone else (a bootloader); bandwidths in bytes a second."""
+
+    name: str
+    kind: str  # "flash" | "ram"
+    size_bytes: int
+    start: int = 0
+    reserved_bytes: int = 0
+    roles: tuple[str, ...] = ()
+    sectors: tuple[tuple[int, int], ...] = ()  # (bytes, how many), from the start on: what one erase clears
+    write_bytes: int = 1  # smallest unit that can be programmed
+    bandwidth_bytes_s: float | None = None  # the vendor's figure
+    memcpy_bytes_s: float | None = None  # measured
+    memset_bytes_s: float | None = None
+
+    @property
+    def usable_start(self) -> int:
+        """First address that is ours."""
+        return self.start + self.reserved_bytes
+
+    @property
+    def usable_bytes(self) -> int:
+        """Bytes that are ours."""
+        return self.size_bytes - self.reserved_bytes
+
+    @property
+    def end(self) -> int:
+        """First address behind the bank."""
+        return self.start + self.size_bytes
+
+
+@dataclass(frozen=True)
+class Link:
+    """A way to talk to the device. For a serial link on a bare board, `uart` and `base` name the peripheral that carries it."""
+
+    name: str
+    kind: str  # "serial" | "usb" | "ssh" | "local"
+    baud: int = 115200
+    uart: str = ""  # model of the peripheral: "stm32-usart-v1", "pl011", ...
+    base: int = 0
+    pins: str = ""
+    usb_ids: tuple[tuple[int, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class Accelerator:
+    """A GPU or NPU; peaks are dense operations a second, None where unknown."""
+
+    name: str
+    kind: str
+    count: int = 1
+    clock_hz: int = 0
+    float32_flop_s: float | None = None
+    float16_flop_s: float | None = None
+    int8_op_s: float | None = None
+
+
+@dataclass(frozen=True)
+class Slot:
+    """A part of the flash that holds one model image, for updates that can be taken back."""
+
+    name: str
+    start: int
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A published speed on this board by another stack."""
+
+    name: str
+    model: str
+    inferences_s: float | None = None
+    energy_uj: float | None = None
+
+
+@dataclass(frozen=True)
+class Emulator:
+    """How the board is emulated: unicorn's CPU model, what that model lacks, and QEMU's machine where it has one."""
+
+    cpu: str
+    lacks: tuple[str, ...] = ()
+    qemu_machine: str = ""
+    qemu_cpu: str = ""
+    qemu_icount_shift: int = 0
+
+
+@dataclass(frozen=True)
+class Device:
+    """A checked device. `facts` maps "memories.flash.size_bytes" to its Fact; unconfirmed facts never reach the fields."""
+
+    name: str
+    kind: str
+    cores: tuple[Core, ...]
+    memories: tuple[Memory, ...]
+    backends: tuple[str, ...]  # most liked first
+    links: tuple[Link, ...] = ()
+    title: str = ""
+    vendor: str = ""
+    aliases: tuple[str, ...] = ()
+    family: str = ""  # folder under targets/boards with this board's C
+    accelerators: tuple[Accelerator, ...] = ()
+    slots: tuple[Slot, ...] = ()
+    peers: tuple[Peer, ...] = ()
+    emulator: Emulator | None = None
+    vector_offset: int = 0  # of the vector table from the usable start of the flash
+    stack_bytes: int = 4096  # what the linker script sets aside when nobody asks for another size
+    uf2_family: int | None = None
+    defines: Mapping[str, str] = field(default_factory=dict)  # for the board's C
+    sources: Mapping[str, str] = field(default_factory=dict)
+    facts: Mapping[str, Fact] = field(default_factory=dict)
+    file: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("defines", "sources", "facts"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+        for check in CHECKS:
+            sentence = check(self)
+            if sentence:
+                raise DeviceFileError(f"{self.file or self.name}: {sentence}")
+
+    @property
+    def core(self) -> Core:
+        """The core that runs models."""
+        return self.cores[0]
+
+    @property
+    def isa(self) -> frozenset[str]:
+        """Architecture and extensions of the core that runs models."""
+        return frozenset((self.core.arch, *self.core.isa))
+
+    @property
+    def flash(self) -> Memory:
+        """The memory the program stands in. Raises DeviceFileError on a device without one."""
+        return self._only("code", "flash")
+
+    @property
+    def main_ram(self) -> Memory:
+        """The RAM with stack, .data and .bss, joined with the banks that follow it without a gap."""
+        stack = self._only("stack", "ram")
+        joined = [bank for bank in self._joined() if bank.start <= stack.start < bank.end]
+        return joined[0] if joined else stack
+
+    def arena_regions(self) -> tuple[Memory, ...]:
+        """RAM that tensors may live in, neighbouring banks joined, in the file's order (most liked first), at most 4."""
+        return tuple(bank for bank in self._joined() if "arena" in bank.roles)[:MAX_REGIONS]
+
+    def number(self, path: str) -> Any:
+        """The value of a fact, e.g. number("cores.cortex-m4.clock_hz"). Raises UsageError when it is absent or not confirmed."""
+        fact = self.facts.get(path)
+        if fact is None:
+            close = difflib.get_close_matches(path, self.facts, n=1)
+            raise UsageError(f"{self.name} has no number {path}" + (f"; did you mean {close[0]}?" if close else "; add it to the device file."))
+        if not fact.confirmed:
+            raise UsageError(
+                f"{path} of {self.name} is not confirmed by any source (it may be {fact.value}); "
+                f'state it in a device file of your own that says extends = "{self.name}".'
+            )
+        return fact.value
+
+    def unconfirmed(self) -> dict[str, Fact]:
+        """The numbers that no source confirms: kept out of every field, to be shown as such."""
+        return {path: fact for path, fact in self.facts.items() if not fact.confirmed}
+
+    def as_emulated(self) -> Device:
+        """The same device without the instructions that the emulated core lacks; build for this one to run under unicorn."""
+        if self.emulator is None or not self.emulator.lacks:
+            return self
+        core = dataclasses.replace(self.core, isa=tuple(token for token in self.core.isa if token not in self.emulator.lacks))
+        return dataclasses.replace(self, cores=(core, *self.cores[1:]))
+
+    def _only(self, role: str, kind: str) -> Memory:
+        for memory in self.memories:
+            if role in memory.roles and memory.kind == kind:
+                return memory
+        raise DeviceFileError(f'{self.name} has no {kind} with the role "{role}"; give one of its memories roles = ["{role}"].')
+
+    def _joined(self) -> list[Memory]:
+        """RAM banks for tensors, each joined with the banks that begin where it ends."""
+        banks: list[Memory] = []
+        for bank in (m for m in self.memories if m.kind == "ram" and "arena" in m.roles):
+            last = banks[-1] if banks else None
+            if last and last.end == bank.start and bank.reserved_bytes == 0:
+                roles = tuple(role for role in ROLES if role in last.roles or role in bank.roles)
+                joined = dataclasses.replace(
+                    last, name=f"{last.name}+{bank.name}", size_bytes=last.size_bytes + bank.size_bytes, roles=roles, sectors=()
+                )
+                banks[-1] = joined
+            else:
+                banks.append(bank)
+        return banks
+
+
+# -- checks: each returns one sentence about the first thing that is wrong, or None ------------------------------------
+
+
+def check_choices(device: Device) -> str | None:
+    """Every word that must be one of a list is."""
+    asked = [("kind", device.kind, KINDS)]
+    asked += [("kind of memory " + m.name, m.kind, MEMORY_KINDS) for m in device.memories]
+    asked += [("role of memory " + m.name, role, ROLES) for m in device.memories for role in m.roles]
+    asked += [("kind of link " + link.name, link.kind, LINK_KINDS) for link in device.links]
+    asked += [("arch of core " + core.name, core.arch, ARCHS) for core in device.cores]
+    asked += [("isa of core " + core.name, token, ISA) for core in device.cores for token in core.isa]
+    for what, value, allowed in asked:
+        if value not in allowed:
+            close = difflib.get_close_matches(value, allowed, n=1)
+            return f'the {what} is "{value}" and must be one of {", ".join(allowed)}' + (f'; did you mean "{close[0]}"?' if close else ".")
+    return None
+
+
+def check_present(device: Device) -> str | None:
+    """There is something to run on and somewhere to put it."""
+    if not device.cores:
+        return "there is no [[cores]]; a device has at least one."
+    if not device.memories:
+        return "there is no [[memories]]; a device has at least one."
+    if not device.backends:
+        return "backends is empty; name at least one, most liked first."
+    return None
+
+
+def check_sizes(device: Device) -> str | None:
+    """Memories have bytes left, inside the address space, and cores exist."""
+    for core in device.cores:
+        if core.count < 1:
+            return f"the core {core.name} has count = {core.count} and must have at least 1."
+    top = 1 << (32 if device.kind == "mcu" else 52)
+    for memory in device.memories:
+        if memory.size_bytes == 0 or memory.reserved_bytes >= memory.size_bytes:
+            return f"the memory {memory.name} has {memory.size_bytes} bytes of which {memory.reserved_bytes} are reserved, so nothing is left; mend size_bytes."
+        if memory.end > top:
+            return f"the memory {memory.name} ends at {memory.end:#x}, outside the {top.bit_length() - 1}-bit address space; mend start or size_bytes."
+    return None
+
+
+def check_overlap(device: Device) -> str | None:
+    """No two memories of a bare board share an address (on Linux devices addresses mean nothing)."""
+    banks = sorted(device.memories, key=lambda m: m.start) if device.kind == "mcu" else []
+    for low, high in zip(banks, banks[1:], strict=False):
+        if low.end > high.start:
+            return f"the memories {low.name} and {high.name} overlap at {high.start:#x}; mend start or size_bytes."
+    return None
+
+
+def check_roles(device: Device) -> str | None:
+    """A bare board has exactly one place for code, one for the stack, and one at least for tensors."""
+    if device.kind != "mcu":
+        return None
+    for role, kind in (("code", "flash"), ("stack", "ram")):
+        holders = [m.name for m in device.memories if role in m.roles and m.kind == kind]
+        if len(holders) != 1:
+            return f'{len(holders)} {kind} memories have the role "{role}" and it must be exactly one.'
+    if not device.arena_regions():
+        return 'no RAM has the role "arena", so no tensor has a place; add it to the roles of a memory.'
+    return None
+
+
+def check_sectors(device: Device) -> str | None:
+    """Where sectors are listed they fill their memory exactly."""
+    for memory in device.memories:
+        total = sum(size * count for size, count in memory.sectors)
+        if memory.sectors and total != memory.size_bytes:
+            return f"the sectors of {memory.name} add up to {total} bytes and its size_bytes is {memory.size_bytes}; mend one of them."
+    return None
+
+
+def check_slots(device: Device) -> str | None:
+    """Update slots lie inside the flash."""
+    for slot in device.slots:
+        flash = device.flash
+        if slot.start < flash.usable_start or slot.start + slot.size_bytes > flash.end:
+            return f"the slot {slot.name} lies outside the flash {flash.usable_start:#x}..{flash.end:#x}; mend its start or size_bytes."
+    return None
+
+
+def check_sources(device: Device) -> str | None:
+    """Each number names a source, and each source is explained."""
+    for path, fact in device.facts.items():
+        for key in fact.source.split(","):
+            if key.strip() not in device.sources:
+                return f'the source "{key.strip()}" of {path} is not in [sources]; explain it there.'
+    return None
+
+
+CHECKS = (check_present, check_choices, check_sizes, check_overlap, check_roles, check_sectors, check_slots, check_sources)
+
+
+# -- loading -----------------------------------------------------------------------------------------------------------
+
+
+def load_device(device: Device | str | Path) -> Device:
+    """The device with that name, alias or TOML file. Raises UsageError for an unknown name, DeviceFileError for a bad file."""
+    if isinstance(device, Device):
+        return device
+    text = str(device)
+    if isinstance(device, Path) or text.endswith(".toml") or "/" in text or "\\" in text:
+        return _load_file(Path(device))
+    return _shipped(_canonical(text))
+
+
+def device_names() -> tuple[str, ...]:
+    """Names of every shipped device, boards first."""
+    return tuple(path.stem for folder in ("mcu", "linux") for path in sorted((_root() / folder).glob("*.toml")))
+
+
+def shipped_path(name: str) -> Path:
+    """The TOML file of a shipped device."""
+    for folder in ("mcu", "linux"):
+        path = _root() / folder / f"{name}.toml"
+        if path.exists():
+            return path
+    raise UsageError(_unknown_device(name))
+
+
+def _root() -> Path:
+    return Path(__file__).resolve().parent
+
+
+def _canonical(name: str) -> str:
+    wanted = name.strip().lower()
+    names = device_names()
+    return wanted if wanted in names else _aliases().get(wanted, name)
+
+
+@cache
+def _aliases() -> Mapping[str, str]:
+    pairs: dict[str, str] = {}
+    for name in device_names():
+        for alias in schema.read(shipped_path(name)).get("aliases", []):
+            pairs[alias.lower()] = name
+    return pairs
+
+
+def _unknown_device(name: str) -> str:
+    known = (*device_names(), *_aliases())
+    close = difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(close)}?" if close else "see `embarq devices`, or give a TOML file of your own."
+    return f'There is no device "{name}"; {hint}'
+
+
+@cache
+def _shipped(name: str) -> Device:
+    return _load_file(shipped_path(name))
+
+
+def _load_file(path: Path) -> Device:
+    merged = _resolve(path, ())
+    schema.require(merged, str(path))
+    if merged.get("detect"):
+        from targets.detect import this_computer
+
+        merged = schema.merge(merged, schema.normalise(this_computer(), str(path), "measured"))
+    return _build(merged, path.name)
+
+
+def _resolve(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
+    """The file's content with what it extends underneath."""
+    if path.resolve() in seen:
+        raise DeviceFileError(f"{path} extends itself; name another device in extends.")
+    raw = schema.read(path)
+    own = schema.normalise(raw, str(path), path.name)
+    own["sources"] = {path.name: f"stated in {path.name}", **own.get("sources", {})}
+    if "extends" not in own:
+        return own
+    name = own["extends"]
+    base = path.parent / name if name.endswith(".toml") else shipped_path(_canonical(name))
+    return schema.merge(_resolve(base, (*seen, path.resolve())), own)
+
+
+def _build(merged: Mapping[str, Any], file: str) -> Device:
+    facts: dict[str, Fact] = {}
+    parts = {"cores": Core, "memories": Memory, "links": Link, "accelerators": Accelerator, "slots": Slot, "peers": Peer}
+    built: dict[str, Any] = {
+        name: tuple(made(**_fields(row, f"{name}.{row['name']}", facts)) for row in merged.get(name, [])) for name, made in parts.items()
+    }
+    if "emulator" in merged:
+        built["emulator"] = Emulator(**_fields(merged["emulator"], "emulator", facts))
+    scalars = {key: value for key, value in merged.items() if key not in parts and key not in schema.TABLES}
+    plain = _fields(scalars, "", facts)
+    for key in ("extends", "detect"):
+        plain.pop(key, None)
+    return Device(**plain, **built, defines=merged.get("defines", {}), sources=merged["sources"], facts=facts, file=file)
+
+
+def _fields(row: Mapping[str, Any], prefix: str, facts: dict[str, Fact]) -> dict[str, Any]:
+    """Plain values for a dataclass; facts are noted, and the unconfirmed ones left at their default."""
+    result: dict[str, Any] = {}
+    for key, value in row.items():
+        if isinstance(value, Fact):
+            facts[f"{prefix}.{key}".lstrip(".")] = value
+            if not value.confirmed:
+                continue
+            value = value.value
+        result[key] = tuple(tuple(item) if isinstance(item, list) else item for item in value) if isinstance(value, list) else value
+    return result
