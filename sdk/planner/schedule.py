@@ -48,6 +48,7 @@ class _Costs:
                 self.makers[name] |= 1 << n
         self.forever = set(problem.outputs) | problem.pinned
         self.present = set(problem.inputs) | problem.pinned
+        self.unread = sum(self.sizes[n] for n in self.present if not self.users[n] and n not in self.forever)
 
     def live(self, done: int) -> int:
         """Bytes alive when exactly the steps in `done` have run."""
@@ -56,12 +57,14 @@ class _Costs:
     def _alive(self, name: str, done: int) -> bool:
         if name not in self.present and not self.makers[name] & done:
             return False
+        if name in self.present and not self.users[name] and not done:
+            return True  # the caller writes it before step 0, though nothing reads it
         return name in self.forever or bool(self.users[name] & ~done)
 
     def run(self, done: int, live: int, n: int) -> tuple[int, int]:
         """(bytes needed while step `n` runs, bytes alive after it), starting from `done` with `live` bytes alive."""
         step, after = self.steps[n], done | 1 << n
-        made = dead = 0
+        made, dead = 0, 0 if done else self.unread
         shared = []
         for name in step.writes:
             if name not in self.present and not self.makers[name] & done:
