@@ -6,11 +6,10 @@ import os
 import shutil
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
-    os.environ.setdefault(_name, "1")  # before numpy and torch are imported: they read it once
-
-from hypothesis import HealthCheck, settings
+    os.environ.setdefault(_name, "1")  # before a test imports numpy or torch: they read it once
 
 # No deadline: a test must not depend on how busy the machine is. Derandomised: the same tests on every run.
 settings.register_profile("embarq", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow])
