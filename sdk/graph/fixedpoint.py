@@ -1,0 +1,92 @@
+"""gemmlowp's fixed-point exponential and reciprocal, and the softmaxes LiteRT builds of them.
+
+A number with `i` integer bits is an int32 `raw` standing for `raw / 2**(31 - i)`. Everything is int64 arrays of int32 values.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sdk.graph import quantmath as qm
+from sdk.graph.ir import Tensor
+
+_ONE = qm.INT32_MAX  # 1.0 with no integer bits, as near as it gets
+_DIFF_BITS = 5  # integer bits of a scaled difference to the row's maximum
+_SUM_BITS = 12  # integer bits of the sum of exponentials
+
+
+def _times_pot(x: np.ndarray, exponent: int) -> np.ndarray:
+    """x * 2**exponent: saturating to the left, rounding to the right."""
+    if exponent < 0:
+        return qm.rounding_divide_by_pot(x, -exponent)
+    return np.clip(np.asarray(x, np.int64) << exponent, qm.INT32_MIN, qm.INT32_MAX)
+
+
+def _exp_last_quarter(a: np.ndarray) -> np.ndarray:
+    """exp(a) for a in [-1/4, 0), no integer bits: a Taylor series around -1/8."""
+    x = a + (1 << 28)
+    x2 = qm.doubling_high_mul(x, x)
+    x3 = qm.doubling_high_mul(x2, x)
+    x4_over_4 = _times_pot(qm.doubling_high_mul(x2, x2), -2)
+    tail = _times_pot(qm.doubling_high_mul(x4_over_4 + x3, 715827883) + x2, -1)  # 1/3
+    return 1895147668 + qm.doubling_high_mul(1895147668, x + tail)  # exp(-1/8)
+
+
+#: exp(-2**k) with no integer bits, for k = -2..4.
+_EXP_POWERS = ((-2, 1672461947), (-1, 1302514674), (0, 790015084), (1, 290630308), (2, 39332535), (3, 720401), (4, 242))
+
+
+def exp_on_negative(a: np.ndarray) -> np.ndarray:
+    """exp(a) with no integer bits, for a <= 0 with `_DIFF_BITS` integer bits."""
+    a = np.asarray(a, np.int64)
+    quarter = 1 << (31 - _DIFF_BITS - 2)
+    rest = (a & (quarter - 1)) - quarter
+    result = _exp_last_quarter(_times_pot(rest, _DIFF_BITS))
+    remainder = rest - a
+    for power, factor in _EXP_POWERS:
+        bit = 1 << (31 - _DIFF_BITS + power)
+        result = np.where(remainder & bit, qm.doubling_high_mul(result, factor), result)
+    return np.where(a == 0, _ONE, result)
+
+
+def one_over_one_plus(x: np.ndarray) -> np.ndarray:
+    """1 / (1 + x) for x in [0, 1), no integer bits: three Newton steps."""
+    half = (x + _ONE + 1) >> 1  # (x + 1) / 2, rounded; both are positive
+    y = 1515870810 + qm.doubling_high_mul(half, -1010580540)  # 48/17 - 32/17 * half, two integer bits
+    for _ in range(3):
+        error = (1 << 29) - qm.doubling_high_mul(half, y)
+        y = y + _times_pot(qm.doubling_high_mul(y, error), 2)
+    return _times_pot(y, 1)
+
+
+def count_leading_zeros(x: np.ndarray) -> np.ndarray:
+    """Of each value as an unsigned 32-bit number."""
+    return 32 - np.frexp(np.asarray(x, np.float64))[1].astype(np.int64)
+
+
+def _input_multiplier(scale: float, beta: float) -> tuple[int, int, int]:
+    """`(mult, shift, diff_min)`: below diff_min an exponential counts as zero."""
+    real = min(float(np.float64(beta) * scale * (1 << (31 - _DIFF_BITS))), 2.0**31 - 1)
+    mult, shift = qm.quantize_multiplier(real)
+    radius = int(np.floor(((1 << _DIFF_BITS) - 1) * float(1 << (31 - _DIFF_BITS)) / float(1 << max(shift, 0))))
+    return mult, shift, -radius
+
+
+def softmax_params(scale: float, beta: float) -> tuple[int, int, int]:
+    """`(mult, shift, diff_min)` of int8 softmax, for the kernel table."""
+    return _input_multiplier(scale, beta)
+
+
+def softmax_int8(x: np.ndarray, scale: float, beta: float, out: Tensor) -> np.ndarray:
+    """x [..., C] int8 -> probabilities of 1/256 as int8, along the last axis."""
+    mult, shift, diff_min = _input_multiplier(scale, beta)
+    diff = x.astype(np.int64)
+    diff = diff - diff.max(axis=-1, keepdims=True)
+    counted = diff >= diff_min
+    powers = exp_on_negative(qm.multiply_by_quantized_multiplier(np.where(counted, diff, 0), mult, shift))
+    total = np.where(counted, qm.rounding_divide_by_pot(powers, _SUM_BITS), 0).sum(axis=-1, keepdims=True)
+    headroom = count_leading_zeros(total)
+    scale_q31 = one_over_one_plus((total << headroom) - (1 << 31))
+    exponent = (_SUM_BITS - headroom) + 31 - 8
+    share = qm.rounding_divide_by_pot(qm.doubling_high_mul(scale_q31, powers), exponent)
+    return np.clip(np.where(counted, share, 0) - 128, -128, 127).astype(out.dtype)

@@ -1,0 +1,135 @@
+"""Runs a graph in numpy, node after node: the definition that every pass, kernel and board is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from sdk.errors import DataError
+from sdk.graph.ir import Graph, Node
+from sdk.graph.ops import OPS
+
+Inputs = Mapping[str, np.ndarray] | Sequence[np.ndarray]
+
+
+def run(graph: Graph, inputs: Inputs, keep: bool = False) -> dict[str, np.ndarray]:
+    """Outputs by name; with `keep` every tensor that was computed.
+
+    `inputs` by name, or in the order of `graph.inputs`. They may hold more samples than the graph declares: a graph for one
+    image [1, 32, 32, 3] takes [100, 32, 32, 3] and gives 100 results, the same as one by one. Variables start at their initial
+    value in every run. Raises DataError for a wrong name, shape or type.
+    """
+    values = _named(graph, inputs)
+    batches = _batches(graph, values)
+    if batches == 1 or _rows_are_independent(graph):
+        return _run_once(graph, values, keep)
+    size = {name: graph[name].shape[0] for name in graph.inputs}
+    runs = [_run_once(graph, {n: v[i * size[n] : (i + 1) * size[n]] for n, v in values.items()}, keep) for i in range(batches)]
+    return {name: np.concatenate([r[name] for r in runs]) if runs[0][name].ndim else np.stack([r[name] for r in runs]) for name in runs[0]}
+
+
+def _run_once(graph: Graph, inputs: Mapping[str, np.ndarray], keep: bool) -> dict[str, np.ndarray]:
+    values = {t.name: np.zeros(t.shape, t.dtype) if t.data is None else t.data for t in graph.tensors.values() if t.variable}
+    values.update(inputs)
+    last = _last_reader(graph)
+    for index, node in enumerate(graph.nodes):
+        values.update(zip(node.outputs, compute(graph, node, values), strict=True))
+        if not keep:
+            for name in {n for n in (*node.inputs, *node.outputs) if last.get(n, index) == index and n not in graph.outputs}:
+                values.pop(name, None)
+    names = dict.fromkeys((*values, *graph.outputs)) if keep else graph.outputs
+    return {name: _value(graph, values, name) for name in names}
+
+
+def _value(graph: Graph, values: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    value = values.get(name, graph[name].data)
+    assert value is not None  # the graph checked that every output has a value
+    return value
+
+
+def compute(graph: Graph, node: Node, values: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
+    """Values of one node's outputs, given those of its inputs (constants come from the graph)."""
+    return OPS[node.op].compute(node, graph.tensors, values)
+
+
+def _last_reader(graph: Graph) -> dict[str, int]:
+    return {name: index for index, node in enumerate(graph.nodes) for name in node.inputs if name}
+
+
+def _named(graph: Graph, inputs: Inputs) -> dict[str, np.ndarray]:
+    """Inputs by name, with their types and shapes checked."""
+    if not isinstance(inputs, Mapping):
+        if len(inputs) != len(graph.inputs):
+            raise DataError(f"{graph.name} takes {len(graph.inputs)} inputs and {len(inputs)} were given; give {', '.join(graph.inputs)}")
+        inputs = dict(zip(graph.inputs, inputs, strict=True))
+    wrong = set(inputs) ^ set(graph.inputs)
+    if wrong:
+        raise DataError(f"{graph.name} takes the inputs {', '.join(graph.inputs)}; {sorted(wrong)[0]!r} is missing or not one of them")
+    values = {name: np.asarray(inputs[name]) for name in graph.inputs}
+    for name, value in values.items():
+        tensor = graph[name]
+        if str(value.dtype) != tensor.dtype:
+            raise DataError(f"input {name} is {tensor.dtype} and the array given is {value.dtype}; convert or quantise it first")
+        if value.shape[1:] != tensor.shape[1:] or value.ndim != len(tensor.shape):
+            raise DataError(f"input {name} has shape {list(tensor.shape)} and the array given {list(value.shape)}; only the first number may be larger")
+    return values
+
+
+def _batches(graph: Graph, values: Mapping[str, np.ndarray]) -> int:
+    """How many times the declared batch the inputs hold."""
+    ratios = {value.shape[0] / graph[name].shape[0] for name, value in values.items() if value.ndim and graph[name].shape[0]}
+    if len(ratios) > 1 or any(r != int(r) or r < 1 for r in ratios):
+        raise DataError(f"the inputs hold {sorted(ratios)} batches; give every input the same whole number of them, at least one")
+    return int(ratios.pop()) if ratios else 1
+
+
+def _rows_are_independent(graph: Graph) -> bool:
+    """True when every node treats the index of dimension 0 as a sample, so that a larger batch can go through at once."""
+    batch = {graph[name].shape[0] if graph[name].shape else 0 for name in graph.inputs}
+    if len(batch) != 1 or any(t.variable for t in graph.tensors.values()):
+        return False
+    size = batch.pop()
+    moving = set(graph.inputs)
+    for node in graph.nodes:
+        if moving.intersection(node.inputs):
+            if not _keeps_samples(graph, node, size, moving):
+                return False
+            moving.update(node.outputs)
+    return moving.issuperset(graph.outputs)
+
+
+def _keeps_samples(graph: Graph, node: Node, batch: int, moving: set[str]) -> bool:
+    tensors = [graph[n] for n in (*node.inputs, *node.outputs) if n and (n in moving or n in node.outputs)]
+    rank = len(tensors[0].shape)
+    fixed = [graph[n] for n in node.inputs if n and n not in moving]
+    if any(not t.shape or t.shape[0] != batch for t in tensors):
+        return False
+    match node.op:
+        case "transpose":
+            return node.attrs["perm"][0] == 0
+        case "concat":
+            return node.attrs["axis"] % rank != 0 and not fixed
+        case "gather":
+            return node.inputs[0] in moving and node.inputs[1] not in moving and node.attrs["axis"] % rank != 0
+        case "softmax" | "log_softmax" | "argmax":
+            return node.attrs.get("axis", -1) % rank != 0
+        case "mean" | "sum" | "reduce_max":
+            axes = node.attrs.get("axes")
+            return axes is not None and all(a % rank for a in axes)
+        case "pad":
+            return tuple(node.attrs["paddings"][0]) == (0, 0)
+        case "slice":
+            return (node.attrs["begin"][0], node.attrs["end"][0], (node.attrs.get("strides") or (1,))[0]) == (0, batch, 1)
+        case "tile":
+            return node.attrs["multiples"][0] == 1
+        case "layer_norm" | "batch_norm" | "dense":
+            return rank > 1 and node.inputs[0] in moving and not moving.intersection(node.inputs[1:])
+        case "conv2d" | "depthwise_conv2d":
+            return not moving.intersection(node.inputs[1:])
+        case "batch_matmul":
+            return len(tensors[-1].shape) > 2 and all(len(t.shape) < len(tensors[-1].shape) or t.shape[0] == 1 for t in fixed)
+        case "opaque":
+            return False
+    ranks = {len(t.shape) for t in tensors}
+    return node.op == "reshape" or (len(ranks) == 1 and all(len(t.shape) < rank or t.shape[0] == 1 for t in fixed))
