@@ -1,0 +1,1 @@
+"""How each family of ops is packed for its C kernels."""

@@ -1,0 +1,44 @@
+/* Integer arithmetic of LiteRT's reference kernels, shared by every quantised kernel. */
+#ifndef EMBARQ_FIXED_H
+#define EMBARQ_FIXED_H
+
+#include <stdint.h>
+
+/* round(a * b / 2^31), halves up, as gemmlowp's SaturatingRoundingDoublingHighMul for every a when b > INT32_MIN. */
+static inline int32_t embarq_high_mul(int32_t a, int32_t b)
+{
+    return (int32_t)(((int64_t)a * b + (1 << 30)) >> 31);
+}
+
+/* round(x / 2^exponent), halves away from zero; exponent in [0, 31]. */
+static inline int32_t embarq_divide_pot(int32_t x, int32_t exponent)
+{
+    const int32_t mask = (int32_t)((UINT32_C(1) << exponent) - 1u);
+    const int32_t remainder = x & mask;
+    return (x >> exponent) + (remainder > (mask >> 1) + (x < 0));
+}
+
+/* x * mult / 2^31 * 2^shift, rounded twice; shift > 0 is to the left, and wraps as int32. */
+static inline int32_t embarq_rescale(int32_t x, int32_t mult, int32_t shift)
+{
+    const int32_t left = shift > 0 ? shift : 0;
+    const int32_t right = shift > 0 ? 0 : -shift;
+    return embarq_divide_pot(embarq_high_mul((int32_t)((uint32_t)x << left), mult), right);
+}
+
+static inline int32_t embarq_clamp(int32_t x, int32_t low, int32_t high)
+{
+    return x < low ? low : x > high ? high : x;
+}
+
+static inline int32_t embarq_max(int32_t a, int32_t b)
+{
+    return a > b ? a : b;
+}
+
+static inline int32_t embarq_min(int32_t a, int32_t b)
+{
+    return a < b ? a : b;
+}
+
+#endif
