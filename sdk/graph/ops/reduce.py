@@ -44,7 +44,7 @@ def mean_int(use: Use) -> np.ndarray:
 def mean_multiplier(source: float, target: float, count: int) -> tuple[int, int]:
     """`(mult, shift)` of `source / target / count`: LiteRT divides the integer multiplier, keeping its upper bits."""
     mult, shift = qm.quantize_multiplier(source / target)
-    room = min(64 - max(count, 1).bit_length(), 32, 31 + shift)
+    room = min(max(count, 1).bit_length() - 1, 32, 31 + shift)  # as many bits as the division takes away
     return (mult << room) // max(count, 1), shift - room
 
 
