@@ -63,7 +63,7 @@ def main(args: Sequence[str] | None = None) -> int:
         if code == INTERRUPTED:
             raise KeyboardInterrupt
         return int(code or 0)
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # typer ends the process itself when the reader of the output has left
         return _reader_left()
     except (KeyboardInterrupt, typer.Abort):
         sys.stderr.write("embarq: stopped; nothing half-done was left behind\n")
@@ -74,8 +74,6 @@ def main(args: Sequence[str] | None = None) -> int:
 
 def _report(error: Exception, args: Sequence[str]) -> int:
     """Print one sentence (JSON with --json) about `error` on stderr; its exit code."""
-    if isinstance(error, OSError) and error.errno == errno.EPIPE:
-        return _reader_left()
     if os.environ.get("EMBARQ_DEBUG", "") not in ("", "0") or "--debug" in args:
         traceback.print_exception(error)
     kind, message, code = _describe(error)
@@ -110,7 +108,7 @@ def _usage_sentence(error: Any) -> str:
 
 def _reader_left() -> int:
     """`embarq ops | head`: whoever read the output has enough; end in silence, at exit too."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     return 0
 
 

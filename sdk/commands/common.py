@@ -66,9 +66,9 @@ def draw(parts: Sequence[Any]) -> None:
     for part in parts:
         if isinstance(part, str):
             sys.stdout.write(part.rstrip("\n") + "\n")
-            sys.stdout.flush()
         else:
             console.print(part)
+        sys.stdout.flush()
 
 
 def table(title: str | None, columns: Sequence[str], rows: Sequence[Sequence[Any]], right: Sequence[str] = ()) -> Any:

@@ -141,37 +141,69 @@ def ops(
             close = difflib.get_close_matches(name, OPS, n=2)
             raise UsageError(f"there is no op {name!r}; {'did you mean ' + ' or '.join(close) + '?' if close else 'see: embarq ops'}")
     out = Printer(as_json, quiet)
-    out.show(rows if name is None else rows[0], *(_op_page(rows[0]) if name is not None else [_ops_table(rows)]))
+    out.show(rows if name is None else rows[0], *(_ops_page(rows) if name is None else _op_page(rows[0])))
 
 
 def op_row(name: str, op: Any) -> dict[str, Any]:
-    """One op as the table shows it, made from the op itself and the kernel table."""
-    kernels = _kernels_of(name)
-    return {"name": name, "doc": _words(op.doc), "dtypes": _listed(op.dtypes), "constraints": _listed(op.constraints), "kernels": kernels}
+    """One op, made from the op itself and from the kernel table; no kernels means that firmware cannot run it."""
+    from sdk.kernels.table import TABLE
 
-
-def _kernels_of(name: str) -> list[str]:
-    """The C kernels that can run op `name`, most specialised last; empty where firmware cannot run it."""
-    return []
-
-
-def _listed(value: Any) -> list[str]:
-    return [value] if isinstance(value, str) else [str(v) for v in value]
+    return {
+        "name": name,
+        "doc": _words(op.doc),
+        "inputs": list(op.inputs),
+        "attrs": dict(op.attrs),
+        "dtypes": list(op.dtypes),
+        "constraints": [_words(constraint.__doc__) for constraint in op.constraints],
+        "kernels": [
+            {"function": row.function, "dtypes": list(row.dtypes), "isa": sorted(row.isa), "why": row.why}
+            for row in TABLE
+            if row.op == name
+        ],
+    }
 
 
 def _words(text: str | None) -> str:
     return " ".join((text or "").split())
 
 
-def _ops_table(rows: list[dict[str, Any]]) -> Any:
-    cells = [(r["name"], ", ".join(r["dtypes"]), "; ".join(r["constraints"])) for r in rows]
-    return table(f"{len(rows)} ops", ("op", "dtypes", "constraints"), cells)
+def _ops_page(rows: list[dict[str, Any]]) -> list[Any]:
+    """The ops and, since many share them, their constraints as numbered notes below."""
+    notes = list(dict.fromkeys(text for row in rows for text in row["constraints"]))
+    cells = [
+        (row["name"], ", ".join(row["dtypes"]), _firmware(row), " ".join(str(notes.index(text) + 1) for text in row["constraints"]))
+        for row in rows
+    ]
+    return [
+        table(f"{len(rows)} ops", ("op", "dtypes", "in firmware", "notes"), cells),
+        *(f"{i:3}  {text}" for i, text in enumerate(notes, 1)),
+        "\nOne op in full: embarq ops conv2d",
+    ]
+
+
+def _firmware(row: dict[str, Any]) -> str:
+    """The data types that some C kernel computes, and the instruction sets that have one of their own: "int8 (any core, dsp)"."""
+    if row["name"] == "reshape":
+        return "needs no code"
+    found: dict[str, list[str]] = {}
+    for kernel in row["kernels"]:
+        for dtype in kernel["dtypes"]:
+            cores = found.setdefault(dtype, [])
+            cores += [core for core in [" ".join(kernel["isa"]) or "any core"] if core not in cores]
+    return ", ".join(f"{dtype} ({', '.join(sorted(cores))})" for dtype, cores in found.items())
 
 
 def _op_page(row: dict[str, Any]) -> list[Any]:
-    lines = [row["name"], f"  {row['doc']}", f"  dtypes       {', '.join(row['dtypes'])}"]
-    lines += [f"  {'constraints' if i == 0 else '':12} {text}" for i, text in enumerate(row["constraints"])]
-    lines += [f"  {'kernels' if i == 0 else '':12} {text}" for i, text in enumerate(row["kernels"])]
+    kernels = [f"{k['function']} on {', '.join(k['dtypes'])}, {' '.join(k['isa']) or 'any core'}: {k['why']}" for k in row["kernels"]]
+    parts = {
+        "dtypes": [", ".join(row["dtypes"])],
+        "attributes": [f"{name}: {_words(text)}" for name, text in row["attrs"].items()],
+        "constraints": row["constraints"],
+        "in firmware": kernels or ["needs no code" if row["name"] == "reshape" else "no kernel"],
+    }
+    lines = [f"{row['name']}({', '.join(row['inputs'])})", f"  {row['doc']}"]
+    for what, texts in parts.items():
+        lines += [f"  {what if i == 0 else '':12} {text}" for i, text in enumerate(texts)]
     return ["\n".join(lines)]
 
 
