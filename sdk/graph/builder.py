@@ -76,7 +76,8 @@ class Builder:
 
     def op(self, op: str, *inputs: str, quant: Quant | None = None, **attrs: Any) -> str:
         """Append one node and return its output. Ops that only move values keep the first input's quantisation."""
-        node = Node(self.unique(self.scope or op), op, inputs, (self.unique(f"{self.scope or op}.out"),), attrs, self.source)
+        stem = f"{self.scope}.{op}" if self.scope and op in ("transpose", "reshape") else self.scope or op  # the layer itself gets the plain name
+        node = Node(self.unique(stem), op, inputs, (self.unique(f"{stem}.out"),), attrs, self.source)
         (shape, dtype), *_ = OPS[op].infer(node, self.tensors)
         if quant is None and op in MOVES:
             quant = self._moved_quant(node)
