@@ -60,26 +60,26 @@ class Toolchain:
     libraries: tuple[str, ...] = ()
 
     def compile(self, sources: Sequence[Source], folder: Path, progress: Callable[[str], None] | None = None) -> list[Path]:
-        """Compile every source into `folder`; raises `ToolError` with the compiler's first complaint."""
+        """Compile every source, whose path is relative to `folder`, into an object there; raises `ToolError` with the first complaint."""
         with ThreadPoolExecutor(max_workers=2) as pool:
             jobs = [pool.submit(self._compile_one, source, folder, progress) for source in sources]
             return [job.result() for job in jobs]
 
     def _compile_one(self, source: Source, folder: Path, progress: Callable[[str], None] | None) -> Path:
-        output = folder / (source.path.stem + ".o")
+        output = source.path.with_suffix(".o")
         includes = [f"-I{path}" for path in source.includes]
         defines = [f"-D{key}={value}" for key, value in source.defines.items()]
         run_tool([*self.command, *self.cpu_flags, *self.compile_flags, f"-O{source.optimise}", *includes, *defines,
-                  "-c", str(source.path), "-o", str(output)], f"compile {source.path.name}")  # fmt: skip
+                  "-c", str(source.path), "-o", str(output)], f"compile {source.path.name}", folder)  # fmt: skip
         if progress:
             progress(source.path.name)
         return output
 
-    def link(self, objects: Sequence[Path], script: Path, output: Path) -> Path:
-        """Link `objects` by `script` into the ELF `output`; unused functions are left out."""
+    def link(self, objects: Sequence[Path], script: Path, output: Path, folder: Path) -> Path:
+        """Link `objects` by `script` into the ELF `output`, all relative to `folder`; unused functions are left out."""
         run_tool([*self.command, *self.cpu_flags, *self.link_flags, f"-Wl,-T,{script}", *map(str, objects), *self.libraries,
-                  "-o", str(output)], f"link {output.name}")  # fmt: skip
-        return output
+                  "-o", str(output)], f"link {output.name}", folder)  # fmt: skip
+        return folder / output
 
 
 @dataclass(frozen=True)
@@ -92,10 +92,10 @@ class Source:
     optimise: str = "2"
 
 
-def run_tool(command: Sequence[str], what: str) -> str:
-    """Run a tool; its output, or a `ToolError` with the first line that says error."""
+def run_tool(command: Sequence[str], what: str, folder: Path | None = None) -> str:
+    """Run a tool in `folder`; its output, or a `ToolError` with the first line that says error."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL, cwd=folder)
     except OSError as error:
         raise ToolError(f"cannot {what}: {command[0]} does not start ({error.strerror}); install it or choose another compiler") from error
     if done.returncode != 0:

@@ -1,0 +1,243 @@
+"""The artifact: what `compile` makes, what is saved, opened, flashed and proved. ARTIFACT.md specifies its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdk.bundle import FORMAT, MANIFEST, VERSION, canonical_json, file_entry, read_bundle, write_bundle
+from sdk.errors import DeviceError, DoesNotFit, UsageError
+from sdk.golden import FLOAT_TOLERANCE, Golden, make_golden, npy_array, npy_bytes, random_inputs
+from sdk.graph.ir import Graph, Tensor
+
+if TYPE_CHECKING:
+    from sdk.planner.plan import Plan
+    from sdk.session import Session
+    from targets.device import Device
+
+Progress = Callable[[str], None]
+ELF = "firmware/model.elf"
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A manifest and the files it lists, in memory; `save` writes them, `flash` puts them on a board and proves them."""
+
+    manifest: Mapping[str, Any]
+    files: Mapping[str, bytes] = field(repr=False)
+    device: Device = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return str(self.manifest["name"])
+
+    @property
+    def golden(self) -> Golden:
+        """The golden vectors, read from the files."""
+        record = self.manifest["golden"]
+
+        def read(kind: str, count: int) -> tuple[tuple[np.ndarray, ...], ...]:
+            return tuple(
+                tuple(npy_array(self.files[f"golden/{v}_{kind}_{i}.npy"], f"golden/{v}_{kind}_{i}.npy") for i in range(count))
+                for v in range(record["vectors"])
+            )
+
+        crcs = tuple(tuple(int(c) for c in row) for row in record["step_crc32"])
+        return Golden(read("input", len(self.manifest["inputs"])), read("output", len(self.manifest["outputs"])), crcs)
+
+    def tensors(self, kind: str) -> tuple[Tensor, ...]:
+        """The model's "inputs" or "outputs" as tensors without data."""
+        return tuple(_tensor(entry) for entry in self.manifest[kind])
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the folder, whole or not at all; its path. Raises `UsageError` when the disk is full or the folder is not ours."""
+        path = Path(folder)
+        write_bundle(path, self.manifest, self.files)
+        return path
+
+    def flash(self, target: str = "emulator", *, progress: Progress | None = None, verify: bool = True) -> Session:
+        """Put the artifact on a board and prove it there: a running `Session`.
+
+        target: "emulator" (the device of the plan, emulated), a serial port ("/dev/ttyACM0", "COM3") or "socket://host:port".
+        Behind a port, the firmware must already be on the board: write `firmware/model.bin` (or .uf2) with the board's own tool.
+        Raises `VerificationFailed` naming the first layer that differs, `LinkError` when nothing answers, `BoardFault` on a crash.
+        """
+        from sdk.session import open_session
+
+        session = open_session(self, target)
+        if verify:
+            try:
+                session.verify(progress=progress).check()
+            except BaseException:
+                session.close()
+                raise
+        return session
+
+    def elf(self) -> bytes:
+        """The firmware; raises `DeviceError` where the artifact holds a C library only."""
+        if ELF not in self.files:
+            raise DeviceError(f"{self.name} for {self.device.name} is a C library, not a firmware; build library/ into your own project")
+        return self.files[ELF]
+
+    def __str__(self) -> str:
+        cost = self.manifest["cost"]
+        figures = ", ".join(f"{key.replace('_', ' ')} {value:,}" for key, value in cost.items() if isinstance(value, int))
+        return f"{self.name} for {self.device.name}: {len(self.files)} files; {figures}"
+
+
+def _tensor(entry: Mapping[str, Any]) -> Tensor:
+    from sdk.graph.ir import Quant
+
+    try:
+        quant = Quant((entry["scale"],), (entry["zero_point"],)) if entry.get("scale") else None
+        return Tensor(entry["name"], tuple(entry["shape"]), entry["dtype"], quant)
+    except (KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"the artifact's manifest describes an input or output wrongly ({error}); compile it again") from error
+
+
+def compile_plan(plan: Plan, progress: Progress | None = None) -> Artifact:
+    """Everything `plan` describes, built. Raises `DoesNotFit`, `ToolError`, `UnsupportedOp`."""
+    if not plan.fits:
+        raise DoesNotFit(_does_not_fit(plan))
+    tell = progress or (lambda _: None)
+    from sdk.backends.firmware import emit
+
+    emitted = emit(plan, tell)
+    tell("golden vectors")
+    golden = _golden(plan)
+    files = dict(emitted.files)
+    files.update(_golden_files(golden))
+    files["plan.json"] = canonical_json(plan.to_dict())
+    files["report.html"] = plan.to_html().encode()
+    files["sbom.cdx.json"] = canonical_json(_sbom(plan, emitted.compiler))
+    manifest = _manifest(plan, golden, emitted, files)
+    return Artifact(manifest, files, plan.device)
+
+
+def _does_not_fit(plan: Plan) -> str:
+    over = "; ".join(str(s) for s in plan.shortfall)
+    mend = f"; try: {plan.mends[0]}" if plan.mends else ""
+    return f"{plan.name} does not fit {plan.device.name}: {over}{mend}"
+
+
+def _golden(plan: Plan) -> Golden:
+    steps = {step.call.node: step.output for step in plan.steps if step.call is not None}
+    vectors = list(plan.vectors) or random_inputs(plan.graph, 3)
+    return make_golden(plan.graph, vectors, steps)
+
+
+def _golden_files(golden: Golden) -> dict[str, bytes]:
+    files = {}
+    for kind, rows in (("input", golden.inputs), ("output", golden.outputs)):
+        for v, row in enumerate(rows):
+            files.update({f"golden/{v}_{kind}_{i}.npy": npy_bytes(array) for i, array in enumerate(row)})
+    return files
+
+
+def _describe(graph: Graph, names: tuple[str, ...]) -> list[dict[str, Any]]:
+    rows = []
+    for name in names:
+        tensor = graph[name]
+        one = tensor.quant is not None and len(tensor.quant.scale) == 1
+        scale, zero_point = (tensor.scale, tensor.zero_point) if one else (None, None)
+        rows.append({"name": name, "dtype": tensor.dtype, "shape": list(tensor.shape), "scale": scale, "zero_point": zero_point})
+    return rows
+
+
+def _manifest(plan: Plan, golden: Golden, emitted: Any, files: Mapping[str, bytes]) -> dict[str, Any]:
+    from sdk.backends.firmware.build import plan_id
+
+    ops = {node.name: node.op for node in plan.graph.nodes}
+    steps = [{"name": s.call.node, "op": ops[s.call.node], "kernel": s.call.function, "output": s.output} for s in plan.steps if s.call is not None]
+    is_float = any(plan.graph[name].dtype == "float32" for name in (s["output"] for s in steps))
+    sizes = emitted.sizes
+    return {
+        "format": FORMAT,
+        "version": VERSION,
+        "name": plan.name,
+        "device": plan.device.name,
+        "device_file": Path(plan.device.file).name if plan.device.file else "",
+        "backend": plan.backend,
+        "plan_id": plan_id(plan).hex(),
+        "inputs": _describe(plan.graph, plan.graph.inputs),
+        "outputs": _describe(plan.graph, plan.graph.outputs),
+        "steps": steps,
+        "golden": {
+            "vectors": len(golden),
+            "tolerance": FLOAT_TOLERANCE if is_float else 0.0,
+            "step_crc32": [list(row) for row in golden.crcs],
+        },
+        "cost": {
+            "arena_bytes": int(sum(plan.arena_bytes)),
+            "text_bytes": sizes.text if sizes else None,
+            "flash_bytes": sizes.flash if sizes else None,
+            "stack_bound_bytes": plan.stack_bytes,
+            "macs": plan.macs,
+        },
+        "versions": _versions(plan.compiler),
+        "files": {name: file_entry(content) for name, content in sorted(files.items())},
+    }
+
+
+def _versions(compiler: str) -> dict[str, str]:
+    """Versions that decide the bytes; nothing of the machine, so that every machine writes the same artifact."""
+    import sdk
+
+    return {"embarq": sdk.__version__, "abi": "1", "compiler": compiler, "compiler_version": _compiler_version(compiler)}
+
+
+def _compiler_version(compiler: str) -> str:
+    if compiler != "zig":
+        return "not pinned"
+    from importlib import metadata
+
+    try:
+        return metadata.version("ziglang")
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
+def _sbom(plan: Plan, compiler: str) -> dict[str, Any]:
+    """A CycloneDX 1.5 bill of what is in the firmware: our runtime, and the compiler whose support library is linked."""
+    import sdk
+
+    parts = [{"type": "library", "name": "embarq-runtime", "version": sdk.__version__, "licenses": [{"license": {"id": "Apache-2.0"}}]}]
+    if compiler == "zig":
+        parts.append({"type": "library", "name": "compiler-rt (ziglang)", "version": _compiler_version(compiler), "licenses": [{"license": {"id": "MIT"}}]})
+    model = {"type": "machine-learning-model", "name": plan.name, "version": "1"}
+    return {"bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1, "metadata": {"component": model}, "components": parts}
+
+
+def open_artifact(folder: str | Path) -> Artifact:
+    """Read a folder written by `save`; see ARTIFACT.md for what is refused."""
+    path = Path(folder)
+    manifest, files = read_bundle(path)
+    from targets.device import load_device
+
+    artifact = Artifact(manifest, files, load_device(manifest["device"]))
+    _check_lists(artifact, path)
+    return artifact
+
+
+def _check_lists(artifact: Artifact, path: Path) -> None:
+    """The parts of a manifest that reading relies on, beyond its hashes."""
+    golden = artifact.manifest.get("golden")
+    steps = artifact.manifest.get("steps")
+    cost = artifact.manifest.get("cost")
+    if not isinstance(golden, dict) or not isinstance(steps, list) or not isinstance(cost, dict):
+        raise UsageError(f"{path / MANIFEST} is damaged: it lacks its golden vectors, steps or cost; compile the artifact again")
+    rows = golden.get("step_crc32")
+    count = golden.get("vectors")
+    if not isinstance(rows, list) or not isinstance(count, int) or len(rows) != count or not all(isinstance(r, list) and len(r) == len(steps) for r in rows):
+        raise UsageError(f"{path / MANIFEST} is damaged: its golden vectors do not match its steps; compile the artifact again")
+    for kind in ("inputs", "outputs"):
+        artifact.tensors(kind)
+    wanted = [f"golden/{v}_{k[:-1]}_{i}.npy" for v in range(count) for k in ("inputs", "outputs") for i in range(len(artifact.manifest[k]))]
+    missing = [name for name in wanted if name not in artifact.files]
+    if missing:
+        raise UsageError(f"{path / MANIFEST} is damaged: {missing[0]} is not among its files; compile the artifact again")

@@ -1,0 +1,142 @@
+"""Measure what each C function of the runtime takes, for `sdk/kernels/measured.json`: `python -m sdk.backends.firmware.measure`.
+
+For every core that a shipped board has, the firmware is built once with no kernel (the base) and once with each kernel
+alone. A kernel's entry names the functions it brings (`needs`: name -> bytes of code), so that a plan can add up a set of
+kernels that share some, `rodata` it brings beside them, and the deepest stack, read off the instructions.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from sdk.backends.firmware import images
+from sdk.backends.firmware.build import BRIDGE, MAIN, board_files, write_files
+from sdk.backends.firmware.library import RUNTIME
+from sdk.backends.firmware.stack import call_graph
+from sdk.backends.firmware.toolchain import Source, Toolchain, toolchain
+from sdk.kernels.table import TABLE
+from sdk.planner.measured import FILE, isa_key
+from targets.device import Device, device_names, load_device
+
+#: The model that is linked in place of a real one; its symbols are not counted.
+BIND = """#include "embarq.h"
+#ifdef KERNEL
+extern void KERNEL(const void *params, const embarq_memory *memory);
+#else
+static void KERNEL_NONE(const void *params, const embarq_memory *memory) { (void)params; (void)memory; }
+#define KERNEL KERNEL_NONE
+#endif
+static const embarq_step measure_steps[1] = {{KERNEL, 0, 0, 0}};
+static const uint8_t measure_id[32];
+static const embarq_tensor measure_tensor[1] = {{"m", 0, 0, 0, 0, {0}, 0.0f, 0}};
+static const embarq_model measure_model = {EMBARQ_ABI, "m", measure_id, {0}, measure_tensor, measure_tensor, measure_steps, 1, 1, 1};
+extern const embarq_model *const embarq_the_model;
+const embarq_model *const embarq_the_model = &measure_model;
+extern const embarq_memory embarq_the_memory;
+const embarq_memory embarq_the_memory = {{0, 0, 0, 0}};
+"""
+OURS = ("measure_", "embarq_the_", "KERNEL_NONE")
+
+
+def boards() -> list[Device]:
+    """One shipped board for each set of instruction sets that firmware can be built for."""
+    found: dict[str, Device] = {}
+    for name in device_names():
+        device = load_device(name)
+        if device.kind == "mcu" and device.family:
+            found.setdefault(isa_key(device.core), device)
+    return list(found.values())
+
+
+def measure(device: Device, compiler: str, folder: Path) -> dict[str, Any]:
+    """The entries of one core: "base" and one per kernel function of the table that the core can run."""
+    kit = toolchain(device, compiler)
+    write_files(folder, {"bind.c": BIND.encode(), "board.ld": _script(device)})
+    write_files(folder / "include", {p.name: p.read_bytes() for p in (RUNTIME / "include").glob("*.h")})
+    write_files(folder / "src", {p.name: p.read_bytes() for p in (RUNTIME / "kernels").iterdir()})
+    write_files(folder / "board", board_files(device))
+    write_files(folder / "bridge", {p.name: p.read_bytes() for p in BRIDGE.glob("*.[ch]")} | {"main.c": MAIN.read_bytes()})
+    objects = kit.compile(_sources(folder, device), folder)
+    base = _link(kit, objects, None, folder)
+    entries: dict[str, Any] = {"base": _base(base)}
+    for function in sorted({row.function for row in TABLE if row.isa <= device.isa}):
+        entries[function] = _kernel(_link(kit, objects, function, folder), base, function)
+    return entries
+
+
+def _script(device: Device) -> bytes:
+    from targets.boards import linker_script
+
+    return linker_script(device).encode()
+
+
+def _sources(folder: Path, device: Device) -> list[Source]:
+    from sdk.backends.firmware.build import sources_of
+
+    return [s for s in sources_of(folder, device) if s.path.name != "bind.c"]
+
+
+def _link(kit: Toolchain, objects: Iterable[Path], function: str | None, folder: Path) -> Path:
+    name = function or "base"
+    bind = Source(Path("bind.c"), (Path("include"),), {"KERNEL": function} if function else {}, "s")
+    kit.compile([bind], folder)
+    return kit.link([*objects, Path("bind.o")], Path("board.ld"), Path(f"{name}.elf"), folder)
+
+
+def _ours(elf: Path) -> int:
+    """Bytes of the stand-in model, its one-letter names included."""
+    return sum(size for name, (_, size) in images.symbols(elf).items() if name.startswith(OURS)) + 2
+
+
+def _base(elf: Path) -> dict[str, Any]:
+    sizes, graph = images.sizes(elf), call_graph(elf)
+    functions = {n: s for n, (_, s) in images.symbols(elf).items() if n.startswith("KERNEL_NONE")}
+    called_back = [n for n in graph.uncalled() if n != "Reset_Handler" and not n.startswith("KERNEL_NONE")]
+    return {
+        "text": sizes.text - sum(functions.values()),
+        "rodata": sizes.rodata - (_ours(elf) - sum(functions.values())),
+        "data": sizes.data,
+        "bss": sizes.bss,
+        "stack": graph.depth("Reset_Handler"),
+        "callback_stack": max((graph.depth(n) for n in called_back), default=0),
+    }
+
+
+def _kernel(elf: Path, base: Path, function: str) -> dict[str, Any]:
+    sizes, before = images.sizes(elf), images.sizes(base)
+    old = images.symbols(base)
+    graph = call_graph(elf)
+    new = {n: s for n, (_, s) in images.symbols(elf).items() if n not in old and s and not n.startswith("$")}
+    code = {f"{n}:{s}": s for n, s in new.items() if n in graph.functions}  # two files may have a static of one name
+    none = sum(s for n, (_, s) in old.items() if n.startswith("KERNEL_NONE"))
+    return {
+        "needs": dict(sorted(code.items())),
+        "text": sizes.text - before.text + none - sum(code.values()),
+        "rodata": sizes.rodata - before.rodata,
+        "data": sizes.data - before.data,
+        "bss": sizes.bss - before.bss,
+        "stack": graph.depth(function),
+    }
+
+
+def main() -> None:
+    """Measure with every compiler at hand and write the file."""
+    compilers = sys.argv[1:] or ["zig"]
+    result: dict[str, Any] = json.loads(FILE.read_text()) if FILE.is_file() else {}
+    for compiler in compilers:
+        entries = {}
+        for device in boards():
+            with tempfile.TemporaryDirectory(prefix="embarq-") as folder:
+                entries[isa_key(device.core)] = measure(device, compiler, Path(folder))
+            sys.stderr.write(f"{compiler} {isa_key(device.core)}: {len(entries[isa_key(device.core)])} entries\n")
+        result[compiler] = entries
+    FILE.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
+
+
+if __name__ == "__main__":
+    main()
