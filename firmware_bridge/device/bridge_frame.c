@@ -1,6 +1,4 @@
 /* SMP's console framing, both ways: [length 16][packet][CRC 16] in base64, in lines of at most 127 bytes. */
-#include <string.h>
-
 #include "bridge_internal.h"
 
 enum { STATE_TEXT, STATE_START, STATE_CONTINUE, STATE_LINE, STATE_SKIP };

@@ -1,29 +1,24 @@
 /* Group 64: what the model is, the choice of command, and what does not run the model. */
 #include "bridge_internal.h"
 
-enum { MODEL_INFO, MODEL_TENSOR, MODEL_INPUT, MODEL_RUN, MODEL_STEP, MODEL_OUTPUT, MODEL_MEMORY, MODEL_SELF_TEST, MODEL_LAYER };
+enum { MODEL_INFO, MODEL_TENSOR, MODEL_INPUT, MODEL_RUN, MODEL_STEP, MODEL_OUTPUT, MODEL_MEMORY, MODEL_SELF_TEST, MODEL_LAYER, MODEL_FAULT };
 enum { FAILED_ARENA = 1, FAILED_MEMORY = 2, FAILED_TICKS = 4, FAILED_CRC = 8 };
 
 static int info(embarq_bridge *bridge, embarq_cbor_out *out)
 {
+    static const char keys[][8] = {"proto", "abi", "inputs", "outputs", "steps", "page", "hz"};
     const embarq_model *model = bridge->config.model;
+    const uint32_t values[] = {EMBARQ_PROTOCOL,   model->abi,         model->input_count,     model->output_count,
+                               model->step_count, EMBARQ_BRIDGE_PAGE, bridge->config.ticks_hz};
     embarq_cbor_head(out, EMBARQ_CBOR_MAP, 10);
-    embarq_cbor_key_uint(out, "proto", EMBARQ_PROTOCOL);
-    embarq_cbor_key_uint(out, "abi", model->abi);
+    for (uint32_t i = 0; i < 7; i++) {
+        embarq_cbor_key_uint(out, keys[i], values[i]);
+    }
     embarq_cbor_text(out, "name");
     embarq_cbor_text(out, model->name);
     embarq_cbor_text(out, "id");
     embarq_cbor_string(out, EMBARQ_CBOR_BYTES, model->id, 32);
-    embarq_cbor_key_uint(out, "in", model->input_count);
-    embarq_cbor_key_uint(out, "out", model->output_count);
-    embarq_cbor_key_uint(out, "steps", model->step_count);
-    embarq_cbor_key_uint(out, "page", EMBARQ_BRIDGE_PAGE);
-    embarq_cbor_key_uint(out, "hz", bridge->config.ticks_hz);
-    embarq_cbor_text(out, "arena");
-    embarq_cbor_head(out, EMBARQ_CBOR_ARRAY, EMBARQ_REGIONS);
-    for (uint32_t i = 0; i < EMBARQ_REGIONS; i++) {
-        embarq_cbor_head(out, EMBARQ_CBOR_UINT, model->arena_bytes[i]);
-    }
+    embarq_cbor_numbers(out, "arena", model->arena_bytes, EMBARQ_REGIONS);
     return 0;
 }
 
@@ -61,6 +56,18 @@ static int memory(embarq_bridge *bridge, embarq_cbor_out *out)
     embarq_cbor_head(out, EMBARQ_CBOR_MAP, 2);
     embarq_cbor_key_uint(out, "stack", config->stack_size);
     embarq_cbor_key_uint(out, "used", config->stack_used == NULL ? 0 : config->stack_used(config->context));
+    return 0;
+}
+
+/* What the last crash left behind, nothing when there was none; a write forgets it. */
+static int fault(embarq_bridge *bridge, const smp_request *request, embarq_cbor_out *out)
+{
+    uint32_t *words = bridge->config.fault;
+    if (request->write && words != NULL) {
+        words[0] = 0;
+    }
+    embarq_cbor_head(out, EMBARQ_CBOR_MAP, 1);
+    embarq_cbor_numbers(out, "fault", words == NULL ? NULL : words + 1, words != NULL && words[0] == EMBARQ_FAULT_WORD ? EMBARQ_FAULT_WORDS : 0);
     return 0;
 }
 
@@ -116,7 +123,7 @@ static int is_write(uint32_t command)
 
 int embarq_model_group(embarq_bridge *bridge, const smp_request *request, embarq_cbor_out *out)
 {
-    if (is_write(request->command) != request->write) {
+    if (is_write(request->command) != request->write && request->command != MODEL_FAULT) {
         return SMP_ENOTSUP;
     }
     if (bridge->config.model->abi != EMBARQ_ABI) { /* nothing behind its first field can be trusted */
@@ -141,6 +148,8 @@ int embarq_model_group(embarq_bridge *bridge, const smp_request *request, embarq
         return self_test(bridge, out);
     case MODEL_LAYER:
         return embarq_read_layer(bridge, request, out);
+    case MODEL_FAULT:
+        return fault(bridge, request, out);
     default:
         return SMP_ENOTSUP;
     }

@@ -3,8 +3,6 @@
  * Every request may be sent again when its answer was lost: a write that was taken already is answered with the place to
  * go on from, a run that has been done is answered with its ticks, the last page of steps is kept.
  */
-#include <string.h>
-
 #include "bridge_internal.h"
 
 enum { PHASE_FILLING, PHASE_READY, PHASE_STEPPING, PHASE_DONE };
@@ -152,7 +150,8 @@ int embarq_run_whole(embarq_bridge *bridge, const smp_request *request, embarq_c
     uint32_t size = total_bytes(model->outputs, model->output_count);
     whole = whole && size <= out->size - DATA_OVERHEAD;
     embarq_cbor_head(out, EMBARQ_CBOR_MAP, whole ? 2 : 1);
-    embarq_cbor_key_uint(out, "ticks", state->ticks);
+    embarq_cbor_text(out, "ticks");
+    embarq_cbor_uint64(out, state->ticks);
     if (whole) {
         put_outputs(bridge, size, out);
     }
@@ -164,7 +163,7 @@ static void run_page(embarq_bridge *bridge, uint32_t count, int with_crc)
 {
     const embarq_model *model = bridge->config.model;
     embarq_model_state *state = &bridge->model;
-    state->page_from = state->next_step;
+    state->page_first = state->next_step;
     state->page_count = 0;
     for (uint32_t k = 0; k < count; k++) {
         const embarq_step *step = &model->steps[state->next_step];
@@ -173,15 +172,6 @@ static void run_page(embarq_bridge *bridge, uint32_t count, int with_crc)
         state->page_ticks[k] = (uint32_t)(state->ticks - before);
         state->page_crc[k] = with_crc ? embarq_crc32(0, embarq_at(bridge->config.memory, step->output), step->output_bytes) : 0;
         state->page_count++;
-    }
-}
-
-static void put_numbers(embarq_cbor_out *out, const char *key, const uint32_t *values, uint32_t count)
-{
-    embarq_cbor_text(out, key);
-    embarq_cbor_head(out, EMBARQ_CBOR_ARRAY, count);
-    for (uint32_t k = 0; k < count; k++) {
-        embarq_cbor_head(out, EMBARQ_CBOR_UINT, values[k]);
     }
 }
 
@@ -195,31 +185,31 @@ int embarq_run_page(embarq_bridge *bridge, const smp_request *request, embarq_cb
     const embarq_model *model = bridge->config.model;
     embarq_model_state *state = &bridge->model;
     embarq_cbor_item crc;
-    uint32_t from, count;
+    uint32_t first, count;
     int with_crc = embarq_cbor_find(request->cbor, request->size, "crc", &crc);
-    if (!embarq_get_uint(request, "from", &from) || !embarq_get_uint(request, "n", &count) || count == 0 ||
+    if (!embarq_get_uint(request, "first", &first) || !embarq_get_uint(request, "n", &count) || count == 0 ||
         (with_crc && (crc.type != EMBARQ_CBOR_SIMPLE || crc.value < 20 || crc.value > 21))) {
         return REFUSE(EMBARQ_BAD_REQUEST);
     }
-    int again = state->phase >= PHASE_STEPPING && state->page_count > 0 && from == state->page_from;
+    int again = state->phase >= PHASE_STEPPING && state->page_count > 0 && first == state->page_first;
     if (!again) {
-        if (from == 0 ? state->phase != PHASE_READY : state->phase < PHASE_STEPPING) {
+        if (first == 0 ? state->phase != PHASE_READY : state->phase < PHASE_STEPPING) {
             return REFUSE(EMBARQ_NOT_READY);
         }
-        if (from == 0) {
+        if (first == 0) {
             begin_run(state);
         }
-        if (from != state->next_step || from >= model->step_count) {
+        if (first != state->next_step || first >= model->step_count) {
             return REFUSE(EMBARQ_BAD_STEP);
         }
-        count = least(least(count, EMBARQ_BRIDGE_PAGE), least(model->step_count - from, (out->size - PAGE_OVERHEAD) / STEP_BYTES));
+        count = least(least(count, EMBARQ_BRIDGE_PAGE), least(model->step_count - first, (out->size - PAGE_OVERHEAD) / STEP_BYTES));
         run_page(bridge, count, with_crc && crc.value == 21);
     }
     embarq_cbor_head(out, EMBARQ_CBOR_MAP, 4);
-    embarq_cbor_key_uint(out, "from", state->page_from);
+    embarq_cbor_key_uint(out, "first", state->page_first);
     embarq_cbor_key_uint(out, "steps", model->step_count);
-    put_numbers(out, "ticks", state->page_ticks, state->page_count);
-    put_numbers(out, "crc", state->page_crc, state->page_count);
+    embarq_cbor_numbers(out, "ticks", state->page_ticks, state->page_count);
+    embarq_cbor_numbers(out, "crc", state->page_crc, state->page_count);
     return 0;
 }
 
@@ -245,10 +235,7 @@ int embarq_read_output(embarq_bridge *bridge, const smp_request *request, embarq
 {
     const embarq_model *model = bridge->config.model;
     uint32_t i;
-    if (!embarq_get_uint(request, "i", &i)) {
-        return REFUSE(EMBARQ_BAD_REQUEST);
-    }
-    if (i >= model->output_count) {
+    if (!embarq_get_uint(request, "i", &i) || i >= model->output_count) {
         return REFUSE(EMBARQ_NO_SUCH_TENSOR);
     }
     if (bridge->model.phase != PHASE_DONE) {
@@ -262,10 +249,7 @@ int embarq_read_layer(embarq_bridge *bridge, const smp_request *request, embarq_
 {
     const embarq_model *model = bridge->config.model;
     uint32_t i;
-    if (!embarq_get_uint(request, "step", &i)) {
-        return REFUSE(EMBARQ_BAD_REQUEST);
-    }
-    if (i >= model->step_count) {
+    if (!embarq_get_uint(request, "step", &i) || i >= model->step_count) {
         return REFUSE(EMBARQ_NO_SUCH_TENSOR);
     }
     if (bridge->model.phase < PHASE_STEPPING || i + 1u != bridge->model.next_step) {
@@ -273,4 +257,3 @@ int embarq_read_layer(embarq_bridge *bridge, const smp_request *request, embarq_
     }
     return put_piece(bridge, request, model->steps[i].output, model->steps[i].output_bytes, out);
 }
-

@@ -1,6 +1,4 @@
 /* SMP: the 8-byte header, the choice of handler, errors, and the OS group. */
-#include <string.h>
-
 #include "bridge_internal.h"
 
 enum { OP_WRITE_BIT = 2, OP_ANSWER_BIT = 1 };

@@ -19,6 +19,8 @@ extern "C" {
 #define EMBARQ_PROTOCOL 1u            /* raised when a message of our group changes */
 #define EMBARQ_BRIDGE_BUFFER_MIN 256u /* smallest `buffer_size`: the longest answer that is not cut into pages */
 #define EMBARQ_BRIDGE_PAGE 16u        /* steps told of in one answer */
+#define EMBARQ_FAULT_WORD 0x544c4146u /* "FALT": the words after it are those of a crash */
+#define EMBARQ_FAULT_WORDS 7u
 #define EMBARQ_NO_STEP 0xffffffffu    /* embarq_current_step outside of the model */
 
 /* Why a request of our group was refused; the number goes over the wire, the sentence stands in the host's smp.py. */
@@ -46,6 +48,7 @@ typedef struct {
     void (*reset)(void *context);                                     /* called after the answer has been written */
     uint32_t (*stack_used)(void *context);                            /* bytes, high water; NULL: not measured */
     uint32_t stack_size;                                              /* bytes */
+    uint32_t *fault; /* 8 words that outlive a reset: EMBARQ_FAULT_WORD, then what the fault handler noted; NULL: none kept */
     void (*text)(void *context, uint8_t byte); /* bytes outside of SMP frames: another protocol's; NULL: dropped */
 } embarq_bridge_config;
 
@@ -65,7 +68,7 @@ typedef struct {
 typedef struct {
     uint8_t phase;
     uint16_t input;   /* input and offset at which the next write must continue */
-    uint16_t page_from; /* the last page of steps, kept so that a lost answer can be told again */
+    uint16_t page_first; /* the last page of steps, kept so that a lost answer can be told again */
     uint16_t page_count;
     uint16_t next_step;
     uint32_t offset;

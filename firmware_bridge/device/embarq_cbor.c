@@ -1,6 +1,13 @@
 #include "embarq_cbor.h"
 
-#include <string.h>
+static uint32_t text_length(const char *text)
+{
+    uint32_t length = 0;
+    while (text[length] != 0) {
+        length++;
+    }
+    return length;
+}
 
 /* Read the head at `*at`; 0 when it passes `size`, needs more than 32 bits or has no definite length. */
 static int read_head(const uint8_t *bytes, uint32_t size, uint32_t *at, embarq_cbor_item *item)
@@ -95,7 +102,7 @@ int embarq_cbor_find(const uint8_t *bytes, uint32_t size, const char *key, embar
 {
     uint32_t at = 0;
     embarq_cbor_item head;
-    uint32_t length = (uint32_t)strlen(key);
+    uint32_t length = text_length(key);
     if (!read_head(bytes, size, &at, &head)) {
         return 0;
     }
@@ -125,20 +132,30 @@ void embarq_cbor_raw(embarq_cbor_out *out, const void *data, uint32_t size)
     out->used += size;
 }
 
-void embarq_cbor_head(embarq_cbor_out *out, embarq_cbor_type type, uint64_t value)
+/* `first` and the lowest `count` bytes of `value`, highest first. */
+__attribute__((noinline)) static void put_number(embarq_cbor_out *out, uint32_t first, uint32_t value, uint32_t count)
 {
-    uint8_t head[9];
-    uint32_t count = 0; /* bytes of the number after the first byte */
-    uint8_t info = (uint8_t)value;
-    if (value >= 24) {
-        info = value <= 0xff ? 24 : value <= 0xffff ? 25 : value <= 0xffffffffu ? 26 : 27;
-        count = 1u << (info - 24);
+    uint8_t item[5];
+    item[0] = (uint8_t)first;
+    for (uint32_t i = count; i > 0; i--) {
+        item[i] = (uint8_t)value;
+        value >>= 8;
     }
-    head[0] = (uint8_t)((uint8_t)type << 5 | info);
-    for (uint32_t i = 0; i < count; i++) {
-        head[count - i] = (uint8_t)(value >> (8 * i));
+    embarq_cbor_raw(out, item, count + 1);
+}
+
+void embarq_cbor_head(embarq_cbor_out *out, embarq_cbor_type type, uint32_t value)
+{
+    uint32_t first = (uint32_t)type << 5;
+    if (value < 24) {
+        put_number(out, first | value, 0, 0);
+    } else if (value <= 0xff) {
+        put_number(out, first | 24, value, 1);
+    } else if (value <= 0xffff) {
+        put_number(out, first | 25, value, 2);
+    } else {
+        put_number(out, first | 26, value, 4);
     }
-    embarq_cbor_raw(out, head, count + 1);
 }
 
 void embarq_cbor_string(embarq_cbor_out *out, embarq_cbor_type type, const void *data, uint32_t size)
@@ -149,31 +166,39 @@ void embarq_cbor_string(embarq_cbor_out *out, embarq_cbor_type type, const void 
 
 void embarq_cbor_text(embarq_cbor_out *out, const char *text)
 {
-    embarq_cbor_string(out, EMBARQ_CBOR_TEXT, text, (uint32_t)strlen(text));
+    embarq_cbor_string(out, EMBARQ_CBOR_TEXT, text, text_length(text));
 }
 
 void embarq_cbor_int(embarq_cbor_out *out, int32_t value)
 {
-    if (value < 0) {
-        embarq_cbor_head(out, EMBARQ_CBOR_NEGATIVE, (uint32_t) ~(uint32_t)value);
-    } else {
-        embarq_cbor_head(out, EMBARQ_CBOR_UINT, (uint32_t)value);
-    }
+    embarq_cbor_head(out, value < 0 ? EMBARQ_CBOR_NEGATIVE : EMBARQ_CBOR_UINT, (uint32_t)(value < 0 ? ~value : value));
 }
 
 void embarq_cbor_float(embarq_cbor_out *out, float value)
 {
-    uint8_t item[5] = {0xfa, 0, 0, 0, 0}; /* not through head(): a float's bits are never shortened */
-    uint32_t bits;
+    uint32_t bits; /* never shortened, unlike a head's number */
     memcpy(&bits, &value, sizeof bits);
-    for (uint32_t i = 0; i < 4; i++) {
-        item[4 - i] = (uint8_t)(bits >> (8 * i));
-    }
-    embarq_cbor_raw(out, item, sizeof item);
+    put_number(out, 0xfa, bits, 4);
 }
 
-void embarq_cbor_key_uint(embarq_cbor_out *out, const char *key, uint64_t value)
+void embarq_cbor_uint64(embarq_cbor_out *out, uint64_t value)
+{
+    uint32_t low = (uint32_t)value;
+    put_number(out, 0x1b, (uint32_t)(value >> 32), 4);
+    put_number(out, low >> 24, low, 3); /* the other four bytes */
+}
+
+void embarq_cbor_key_uint(embarq_cbor_out *out, const char *key, uint32_t value)
 {
     embarq_cbor_text(out, key);
     embarq_cbor_head(out, EMBARQ_CBOR_UINT, value);
+}
+
+void embarq_cbor_numbers(embarq_cbor_out *out, const char *key, const uint32_t *values, uint32_t count)
+{
+    embarq_cbor_text(out, key);
+    embarq_cbor_head(out, EMBARQ_CBOR_ARRAY, count);
+    for (uint32_t k = 0; k < count; k++) {
+        embarq_cbor_head(out, EMBARQ_CBOR_UINT, values[k]);
+    }
 }

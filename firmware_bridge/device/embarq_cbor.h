@@ -2,7 +2,14 @@
 #ifndef EMBARQ_CBOR_H
 #define EMBARQ_CBOR_H
 
+#include <stddef.h>
 #include <stdint.h>
+
+/* Freestanding compilers bring these functions but not always string.h. */
+void *memcpy(void *to, const void *from, size_t size);
+void *memmove(void *to, const void *from, size_t size);
+void *memset(void *to, int byte, size_t size);
+int memcmp(const void *a, const void *b, size_t size);
 
 typedef enum {
     EMBARQ_CBOR_UINT = 0,
@@ -37,12 +44,14 @@ int embarq_cbor_is_map(const uint8_t *bytes, uint32_t size);
 int embarq_cbor_find(const uint8_t *bytes, uint32_t size, const char *key, embarq_cbor_item *item);
 
 /* A head alone: the number itself, or the count of what the caller writes next. */
-void embarq_cbor_head(embarq_cbor_out *out, embarq_cbor_type type, uint64_t value);
+void embarq_cbor_head(embarq_cbor_out *out, embarq_cbor_type type, uint32_t value);
 void embarq_cbor_raw(embarq_cbor_out *out, const void *data, uint32_t size); /* what a head announced */
 void embarq_cbor_string(embarq_cbor_out *out, embarq_cbor_type type, const void *data, uint32_t size);
 void embarq_cbor_text(embarq_cbor_out *out, const char *text); /* zero-terminated */
 void embarq_cbor_int(embarq_cbor_out *out, int32_t value);
+void embarq_cbor_uint64(embarq_cbor_out *out, uint64_t value); /* always 9 bytes */
 void embarq_cbor_float(embarq_cbor_out *out, float value);
-void embarq_cbor_key_uint(embarq_cbor_out *out, const char *key, uint64_t value);
+void embarq_cbor_key_uint(embarq_cbor_out *out, const char *key, uint32_t value);
+void embarq_cbor_numbers(embarq_cbor_out *out, const char *key, const uint32_t *values, uint32_t count);
 
 #endif

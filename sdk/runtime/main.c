@@ -8,9 +8,6 @@
 #ifndef EMBARQ_BRIDGE_BUFFER
 #define EMBARQ_BRIDGE_BUFFER 512 /* bytes of one message; more makes long inputs faster to send */
 #endif
-#ifndef BOARD_TICKS_HZ
-#define BOARD_TICKS_HZ 0 /* the board does not say; the host knows its clock from the device file */
-#endif
 
 extern const embarq_model *const embarq_the_model;
 extern const embarq_memory embarq_the_memory;
@@ -70,8 +67,9 @@ int main(void)
         .buffer_size = sizeof buffer,
         .write = write_bytes,
         .ticks = ticks,
-        .ticks_hz = BOARD_TICKS_HZ,
+        .ticks_hz = board_ticks_hz(),
         .reset = reset,
+        .fault = (uint32_t *)&embarq_fault,
         .stack_used = stack_used,
         .stack_size = (uint32_t)((uintptr_t)__stack_top - (uintptr_t)__stack_limit),
     };
