@@ -1,0 +1,63 @@
+"""Bytes of code and stack that each C function takes, measured from real builds, with a marked estimate where none was.
+
+`sdk/kernels/measured.json` holds {toolchain: {isa: {"base": {...}, function: {...}}}}; an `isa` key is the architecture and
+the sorted extensions joined by "+", as `isa_key` writes it. "base" is everything but the kernels: start-up, bridge, main.
+Per entry: "text" (code), "rodata" (constants of the code itself), "data", "bss", "stack" (deepest use, callees included), and
+where they were measured "cycles_per_mac", "cycles_per_element", "cycles_per_call".
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from targets.device import Core, Device
+
+FILE = Path(__file__).resolve().parents[1] / "kernels" / "measured.json"
+#: Used where nothing was measured, and said so in the plan's decisions.
+BASE_ESTIMATE: Mapping[str, int] = {"text": 9000, "rodata": 1200, "data": 16, "bss": 1600, "stack": 700}
+KERNEL_ESTIMATE: Mapping[str, int] = {"text": 1400, "rodata": 0, "data": 0, "bss": 0, "stack": 200}
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """Code, constants, initialised and zeroed data, and stack of a set of functions; `estimated` names those not measured."""
+
+    text: int
+    rodata: int
+    data: int
+    bss: int
+    stack: int
+    estimated: tuple[str, ...] = ()
+    entries: Mapping[str, Mapping[str, Any]] = field(default_factory=dict, compare=False, repr=False)
+
+
+def isa_key(core: Core) -> str:
+    """`Core("cortex-m4", "armv7e-m", ("fpu-sp", "dsp"))` -> "armv7e-m+dsp+fpu-sp"."""
+    return "+".join((core.arch, *sorted(core.isa)))
+
+
+@cache
+def load_measured(path: Path = FILE) -> Mapping[str, Any]:
+    """The file's content; empty where there is none."""
+    return json.loads(path.read_text()) if path.is_file() else {}
+
+
+def footprint(device: Device, compiler: str, functions: Sequence[str], measured: Mapping[str, Any] | None = None) -> Footprint:
+    """What the firmware of `functions` takes on `device`: the base and each function once; the stack is base + the deepest."""
+    table = load_measured() if measured is None else measured
+    entries: Mapping[str, Any] = table.get(compiler, {}).get(isa_key(device.core), {})
+    names = list(dict.fromkeys(functions))
+    base = entries.get("base", BASE_ESTIMATE)
+    kernels = [entries.get(name, KERNEL_ESTIMATE) for name in names]
+    missing = tuple(name for name in ("base", *names) if name not in entries)
+
+    def total(key: str) -> int:
+        return int(base.get(key, 0)) + sum(int(k.get(key, 0)) for k in kernels)
+
+    stack = int(base.get("stack", 0)) + max((int(k.get("stack", 0)) for k in kernels), default=0)
+    return Footprint(total("text"), total("rodata"), total("data"), total("bss"), stack, missing, entries)
