@@ -117,25 +117,77 @@ def output_range(node: Node, out: Tensor) -> tuple[int, int]:
 # ---- constants of single ops -------------------------------------------------------------------------------------
 
 
-def conv_multipliers(node: Node, graph: Graph | Mapping[str, Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """`(mult[], shift[])`, one pair per output channel, of conv2d, depthwise_conv2d, dense (or one pair for batch_matmul).
-
-    A weight quantised as a whole gives every channel the same pair. Example: `conv_multipliers(node, graph)[0][3]`.
-    """
+def effective_scales(node: Node, graph: Graph | Mapping[str, Tensor]) -> tuple[float, ...]:
+    """`input scale * weight scale / output scale`, in float64, one per output channel (one in all for batch_matmul)."""
     tensors = graph.tensors if isinstance(graph, Graph) else graph
     x, w, out = tensors[node.inputs[0]], tensors[node.inputs[1]], tensors[node.outputs[0]]
     if w.quant is None:
         raise ModelError(f"weight {w.name} of node {node.name} ({node.op}) has no quantisation; quantise the model again")
     channels = 1 if node.op == "batch_matmul" else out.shape[-1]
     scales = w.quant.scale if len(w.quant.scale) > 1 else w.quant.scale * channels
-    # LiteRT multiplies the two scales in float32 for a per-tensor dense layer and in float64 everywhere else.
-    narrow = node.op in ("dense", "batch_matmul") and len(w.quant.scale) == 1
-    pairs = [quantize_multiplier(_scale_product(x.scale, s, narrow) / out.scale) for s in scales]
+    if node.op == "batch_matmul":  # here LiteRT multiplies the two scales in float32
+        return tuple(float(np.float32(x.scale) * np.float32(s)) / out.scale for s in scales)
+    return tuple(x.scale * s / out.scale for s in scales)
+
+
+def conv_multipliers(node: Node, graph: Graph | Mapping[str, Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """`(mult[], shift[])`, one pair per output channel, for `multiply_by_quantized_multiplier`: conv2d, depthwise_conv2d, batch_matmul.
+
+    A weight quantised as a whole gives every channel the same pair. dense rounds otherwise: see `dense_multipliers`.
+    """
+    pairs = [quantize_multiplier(s) for s in effective_scales(node, graph)]
     return tuple(m for m, _ in pairs), tuple(s for _, s in pairs)
 
 
-def _scale_product(a: float, b: float, narrow: bool) -> float:
-    return float(np.float32(a) * np.float32(b)) if narrow else float(a) * float(b)
+def scale_once(x: Any, scale: Any) -> np.ndarray:
+    """`round(x * scale)` in float64, saturated to int32: how LiteRT's reference dense (and 16x8 convolution) rescales."""
+    return np.clip(round_away(np.asarray(x, np.float64) * scale), INT32_MIN, INT32_MAX).astype(np.int64)
+
+
+def multiply_once(x: Any, mult: Any, shift: Any) -> np.ndarray:
+    """`x * mult / 2**31 * 2**shift` rounded once, halves away from zero, in 64-bit integers: the device's `scale_once`.
+
+    In C: `p = (int64_t)x * mult; (p + (1LL << (30 - shift)) - (p < 0)) >> (31 - shift)`.
+    """
+    product = np.asarray(x, np.int64) * np.asarray(mult, np.int64)
+    total = 31 - np.asarray(shift, np.int64)
+    return (product + (np.int64(1) << (total - 1)) - (product < 0)) >> total
+
+
+def dense_multipliers(node: Node, graph: Graph | Mapping[str, Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """`(mult[], shift[])`, one pair per output channel, with which `multiply_once` gives dense's result.
+
+    LiteRT's reference dense multiplies by a float64. Each pair is checked to give the same output for every int32 accumulator,
+    after the clamp to the output type; a multiplier that does not is nudged. Raises ModelError when none does.
+    """
+    tensors = graph.tensors if isinstance(graph, Graph) else graph
+    out = tensors[node.outputs[0]]
+    found: dict[float, tuple[int, int]] = {}
+    scales = effective_scales(node, tensors)
+    for scale in scales:
+        if scale not in found:
+            found[scale] = _proven_multiplier(scale, out)
+    return tuple(found[s][0] for s in scales), tuple(found[s][1] for s in scales)
+
+
+def _proven_multiplier(scale: float, out: Tensor) -> tuple[int, int]:
+    mult, shift = quantize_multiplier(scale)
+    low, high = RANGE[out.dtype]
+    steps = np.arange(low - out.zero_point + 1, high - out.zero_point + 1)
+    accumulators = _thresholds(steps, scale)
+    want = np.clip(scale_once(accumulators, scale) + out.zero_point, low, high)
+    for nudge in (0, 1, -1, 2, -2):
+        have = np.clip(multiply_once(accumulators, mult + nudge, shift) + out.zero_point, low, high)
+        if np.array_equal(have, want):
+            return mult + nudge, shift
+    raise ModelError(f"no integer multiplier rounds as {scale!r} does for {out.name}; change its scale a little")
+
+
+def _thresholds(steps: np.ndarray, scale: float) -> np.ndarray:
+    """Accumulators around which `round(x * scale)` changes: both functions grow with x, so agreeing here is agreeing everywhere."""
+    centre = np.round((steps - np.sign(steps) * 0.5) / scale)
+    around = centre[:, None] + np.arange(-2, 3)
+    return np.unique(np.clip(around, INT32_MIN, INT32_MAX)).astype(np.int64)
 
 
 @dataclass(frozen=True)

@@ -135,13 +135,13 @@ def _finish(sums: np.ndarray, use: Use) -> np.ndarray:
     """Exact sums [..., O] -> quantised outputs: bias, multiplier, zero point, activation."""
     out, bias = use.output(), use.optional(2)
     low, high = qm.output_range(use.node, out)
-    mult, shift = (np.array(v, np.int64) for v in qm.conv_multipliers(use.node, _tensors(use)))
-    if bias is not None and bias.dtype == np.int64:
-        total = sums.astype(np.int64) + bias
-        return np.clip(qm.multiply_by_quantized_multiplier_64(total, mult, shift) + out.zero_point, low, high).astype(out.dtype)
     total = sums.astype(np.int64)
     if bias is not None:
         total += bias
+    if use.node.op == "dense" or use.input(0).dtype == "int16":
+        scales = np.array(qm.effective_scales(use.node, _tensors(use)))
+        return np.clip(qm.scale_once(total, scales) + out.zero_point, low, high).astype(out.dtype)
+    mult, shift = (np.array(v, np.int64) for v in qm.conv_multipliers(use.node, _tensors(use)))
     return qm.requantise(qm.wrap_int32(total), mult, shift, out.zero_point, low, high, out.dtype)
 
 
