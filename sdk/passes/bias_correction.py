@@ -73,16 +73,16 @@ def _corrected(graph: Graph, quantised: Graph, real: Node, node: Node, mean: np.
     if tensor.quant is None or weight.quant is None or bias.quant is None or bias.data is None or weight.data is None:
         return quantised
     mean_q = (np.mean(x, axis=0, keepdims=True, dtype=np.float64) - tensor.zero_point) * tensor.scale
-    target = _mean_output(graph, real, mean, graph[real.inputs[1]].data, graph[real.inputs[2]].data)
+    target = mean_output(graph, real, mean, graph[real.inputs[1]].data, graph[real.inputs[2]].data)
     scale = np.asarray(bias.quant.scale, np.float64)
-    now = _mean_output(graph, real, mean_q, dequantise_array(weight.data, weight.quant), bias.data * scale)
+    now = mean_output(graph, real, mean_q, dequantise_array(weight.data, weight.quant), bias.data * scale)
     steps = np.rint((target - now) / scale)
     limit = 2.0**31 - 1 if bias.dtype == "int32" else 2.0**46
     moved = np.clip(bias.data + steps, -limit, limit).astype(bias.data.dtype)
     return quantised.with_nodes(quantised.nodes, {**quantised.tensors, bias.name: replace(bias, data=moved)})
 
 
-def _mean_output(graph: Graph, node: Node, x: np.ndarray, w: np.ndarray | None, b: np.ndarray | None) -> np.ndarray:
+def mean_output(graph: Graph, node: Node, x: np.ndarray, w: np.ndarray | None, b: np.ndarray | None) -> np.ndarray:
     """[O] mean over positions of the layer's output before its activation, for one mean sample x [1, ...]."""
     assert w is not None and b is not None  # with_bias gave every layer a bias
     plain = node.with_attrs(activation="none")

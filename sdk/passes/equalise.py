@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sdk.graph.ir import Graph, Node, Tensor
+from sdk.graph.quantmath import dequantise_array
 from sdk.passes.calibrate import WEIGHT_AXIS, Stats
 
 _POWERS = (0.0, 0.25, 0.5, 0.75, 1.0)
@@ -53,6 +54,35 @@ def equalise(graph: Graph, stats: Mapping[str, Stats], rounds: int = 2) -> Graph
 
 def _with(tensor: Tensor, data: np.ndarray) -> Tensor:
     return tensor if data is tensor.data else replace(tensor, data=data.astype(np.float32))
+
+
+def equalised_like(graph: Graph, quantised: Graph) -> Graph:
+    """The float graph with the factors that `quantised`, made of it, was equalised with; `graph` itself where it was not.
+
+    The factors are read off the weights: each channel of the first layer is `k` times what it was, up to rounding.
+    """
+    data = {t.name: t.data for t in graph.constants() if t.data is not None}
+    nodes = {n.name: n for n in quantised.nodes}
+    unused: dict[str, np.ndarray] = {}
+    for pair in pairs(graph):
+        factor = _factor_of(pair, data, quantised, nodes[pair.first.name])
+        if np.abs(np.log(factor)).max() > 0.02:  # below, it is rounding
+            _apply(graph, pair, data, unused, unused, factor)
+    tensors = {name: _with(t, data[name]) if name in data else t for name, t in graph.tensors.items()}
+    return graph.with_nodes(graph.nodes, tensors)
+
+
+def _factor_of(pair: Pair, data: Mapping[str, np.ndarray], quantised: Graph, node: Node) -> np.ndarray:
+    """[C] what the first layer's output channels were multiplied with, by least squares."""
+    axis = WEIGHT_AXIS[pair.first.op]
+    weight = quantised[node.inputs[1]]
+    rows = np.moveaxis(data[pair.first.inputs[1]].astype(np.float64), axis, 0).reshape(weight.shape[axis], -1)
+    if weight.data is None:
+        return np.ones(len(rows))
+    real = weight.data if weight.quant is None else dequantise_array(weight.data, weight.quant)
+    other = np.moveaxis(real.astype(np.float64), axis, 0).reshape(len(rows), -1)
+    power, product = (rows * rows).sum(1), (rows * other).sum(1)
+    return np.where((power > 0) & (product > 0), product / np.where(power > 0, power, 1), 1.0)
 
 
 def pairs(graph: Graph) -> list[Pair]:
@@ -184,7 +214,8 @@ def _apply(graph: Graph, pair: Pair, data: dict, peak: dict, power: dict, factor
         data[node.inputs[1]] = (data[node.inputs[1]] / divisor).astype(np.float32)
     name = pair.first.outputs[0]
     while True:
-        peak[name], power[name] = peak[name] * factor, power[name] * factor**2
+        if name in peak:
+            peak[name], power[name] = peak[name] * factor, power[name] * factor**2
         if name == pair.between:
             return
         name = graph.consumers[name][0].outputs[0]

@@ -173,3 +173,20 @@ def with_bias(graph: Graph) -> Graph:
             node = replace(node, inputs=(*node.inputs[:2], name))
         nodes.append(node)
     return graph.with_nodes(nodes, tensors)
+
+
+def pool_as_mean(graph: Graph) -> Graph:
+    """Average pools over the whole image written as means: a pool's output has its input's scale, a mean's its own.
+
+    Averages of many pixels span a small part of the pixels' range; at the input's scale two or three of the 8 bits are lost.
+    """
+    nodes = [replace(node, op="mean", attrs={"axes": (1, 2), "keep_dims": True}) if _is_global_pool(graph, node) else node for node in graph.nodes]
+    return graph.with_nodes(nodes)
+
+
+def _is_global_pool(graph: Graph, node: Node) -> bool:
+    if node.op != "avg_pool2d" or node.attrs.get("activation", "none") != "none":
+        return False
+    x, out = graph[node.inputs[0]].shape, graph[node.outputs[0]].shape
+    return tuple(node.attrs["kernel"]) == x[1:3] and out[1:3] == (1, 1) and not any(map(any, node.attrs["padding"]))
+

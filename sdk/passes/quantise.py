@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from sdk.data import read
+from sdk.data import Calibration, read
 from sdk.errors import ModelError, UsageError
 from sdk.graph.ir import Graph, Quant
 from sdk.passes.bias_correction import correct_biases
 from sdk.passes.calibrate import Progress, Stats, observe
 from sdk.passes.equalise import equalise
-from sdk.passes.quant_rewrite import Scheme, rewrite, with_bias
-from sdk.passes.quant_rules import INT16, SAME_SCALE, precisions, ties
+from sdk.passes.quant_rewrite import Scheme, pool_as_mean, rewrite, with_bias
+from sdk.passes.quant_rules import precisions, ties
 from sdk.passes.ranges import CHOOSERS, chooser, quant_for
 
 
@@ -63,15 +63,34 @@ def quantise(graph: Graph, calibration: Any, options: QuantOptions | None = None
     that name no node. `progress(done, total)` is called as the samples go through.
     """
     options = options or QuantOptions()
+    return convert(prepare(graph, calibration, options, progress), options)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A float graph ready to be written in integers, and what calibration saw: enough to try several precisions."""
+
+    graph: Graph
+    stats: Mapping[str, Stats]
+    samples: Calibration
+
+
+def prepare(graph: Graph, calibration: Any, options: QuantOptions, progress: Progress | None = None) -> Prepared:
+    """Check, equalise and observe: everything that does not depend on the nodes' precision."""
     check_float(graph)
     samples = read(calibration, graph, options.samples)
+    graph = pool_as_mean(graph)
     if options.bias_correction:
         graph = with_bias(graph)
     if options.equalise:
         graph = equalise(graph, observe(graph, samples, histograms=False))
-    stats = observe(graph, samples, histograms=options.range != "minmax", progress=progress)
-    quantised = rewrite(graph, scheme(graph, stats, options))
-    return correct_biases(graph, quantised, stats, samples) if options.bias_correction else quantised
+    return Prepared(graph, observe(graph, samples, options.range != "minmax", progress), samples)
+
+
+def convert(prepared: Prepared, options: QuantOptions) -> Graph:
+    """The integer graph."""
+    quantised = rewrite(prepared.graph, scheme(prepared.graph, prepared.stats, options))
+    return correct_biases(prepared.graph, quantised, prepared.stats, prepared.samples) if options.bias_correction else quantised
 
 
 def check_float(graph: Graph) -> None:
@@ -117,4 +136,4 @@ def _widen_hard_swish(graph: Graph, made: dict[str, Quant], root: Any) -> None:
             made[root(node.outputs[0])] = replace(out, scale=(floor,))
 
 
-__all__ = ["INT16", "SAME_SCALE", "QuantOptions", "check_float", "quantise", "scheme"]
+__all__ = ["Prepared", "QuantOptions", "check_float", "convert", "prepare", "quantise", "scheme"]
