@@ -95,9 +95,10 @@ def build_firmware(plan: Plan, library: Mapping[str, bytes], folder: Path, progr
     """Compile and link the firmware in `folder`; the path of its ELF."""
     from targets.boards import linker_script
 
+    write_files(folder, library)
     write_files(folder / "board", board_files(plan.device))
     write_files(folder / "bridge", {p.name: p.read_bytes() for p in sorted(BRIDGE.glob("*.[ch]"))} | {"main.c": MAIN.read_bytes()})
-    write_files(folder, {"bind.c": bind_source(plan).encode(), "board.ld": linker_script(plan.device).encode()})
+    write_files(folder, {"bind.c": bind_source(plan).encode(), "board.ld": linker_script(plan.device, plan.stack_reserved_bytes).encode()})
     kit = toolchain(plan.device, plan.compiler)
     objects = kit.compile(sources_of(folder, plan.device), folder, progress)
     return kit.link(objects, Path("board.ld"), Path("model.elf"), folder)
