@@ -22,7 +22,8 @@ def refuse_variable_weights(site: Site) -> Refused | None:
     return None
 
 
-def _ends(site: Site) -> tuple[tuple[str, Ref], tuple[str, Ref]]:
+def ends(site: Site) -> tuple[tuple[str, Ref], tuple[str, Ref]]:
+    """The fields `input` and `output`."""
     return ("input", Ref("tensor", site.node.inputs[0])), ("output", Ref("tensor", site.node.outputs[0]))
 
 
@@ -41,7 +42,7 @@ def conv2d_s8(site: Site) -> Lowered:
     window = conv_window(site, weights.shape[1:3])
     constants = {"weights": weights, "bias": bias(site, weights.shape[0])}
     fields = (
-        *_ends(site),
+        *ends(site),
         ("window", window.values()),
         ("groups", site.node.attrs.get("groups", 1)),
         ("input_zero_point", site.tensor(0).zero_point),
@@ -63,7 +64,7 @@ def depthwise_s8(site: Site) -> Lowered:
     window = conv_window(site, weights.shape[1:3])
     constants = {"weights": weights, "bias": bias(site, weights.shape[3])}
     fields = (
-        *_ends(site),
+        *ends(site),
         ("window", window.values()),
         ("multiplier", site.node.attrs["multiplier"]),
         ("input_zero_point", site.tensor(0).zero_point),
@@ -94,7 +95,7 @@ def dense_s8(site: Site) -> Lowered:
     zero = quant.zero_point[0] if quant and len(quant.scale) == 1 else 0
     constants = {"weights": weights, "bias": bias(site, channels)}
     fields = (
-        *_ends(site),
+        *ends(site),
         ("rows", rows), ("depth", depth), ("channels", channels),
         ("input_zero_point", site.tensor(0).zero_point),
         ("weight_zero_point", zero),

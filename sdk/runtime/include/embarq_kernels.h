@@ -77,6 +77,23 @@ typedef struct {
     embarq_requant requant;
 } embarq_dense_s8_params;
 
+/* Kernels for cores with DSP instructions. `stream` is packed as matrix_s8_dsp.h says; low and high are clamped to
+ * after the saturation to int8, where they are narrower. */
+typedef struct {
+    embarq_ref input, output, scratch;
+    embarq_window window;
+    int32_t input_zero_point;
+    int32_t low, high;
+    const int32_t *stream;
+} embarq_conv2d_s8_dsp_params;
+
+typedef struct {
+    embarq_ref input, output, scratch;
+    int32_t rows, depth, channels;
+    int32_t low, high;
+    const int32_t *stream;
+} embarq_dense_s8_dsp_params;
+
 /* Shapes of two operands brought to the output's; a stride of 0 repeats. Strides are in elements, innermost last. */
 typedef struct {
     int32_t shape[EMBARQ_DIMS];
@@ -114,6 +131,10 @@ typedef struct {
 } embarq_softmax_s8_params;
 
 void embarq_conv2d_s8(const void *params, const embarq_memory *memory);
+void embarq_conv2d_s8_dsp(const void *params, const embarq_memory *memory);
+void embarq_conv2d_s8_dsp_relu(const void *params, const embarq_memory *memory);
+void embarq_dense_s8_dsp(const void *params, const embarq_memory *memory);
+void embarq_dense_s8_dsp_relu(const void *params, const embarq_memory *memory);
 void embarq_depthwise_s8(const void *params, const embarq_memory *memory);
 void embarq_dense_s8(const void *params, const embarq_memory *memory);
 void embarq_add_s8(const void *params, const embarq_memory *memory);
@@ -127,6 +148,10 @@ void embarq_softmax_s8(const void *params, const embarq_memory *memory);
 
 /* A kernel that writes output pixels in raster order, reading each one's window just before (conv2d, depthwise, pools). */
 int32_t embarq_raster_overlap_bytes(const embarq_window *window, int32_t in_item, int32_t out_item);
+
+/* conv2d_s8_dsp: columns of three pixels, and one gathered window where windows are not read in place. */
+uint32_t embarq_conv2d_s8_dsp_scratch_bytes(const embarq_window *window);
+int32_t embarq_conv2d_s8_dsp_overlap_bytes(const embarq_window *window);
 
 #ifdef __cplusplus
 }

@@ -24,19 +24,47 @@ static int32_t first_read(const embarq_window *w, int32_t y, int32_t x)
     return top < w->in_h && left < w->in_w ? top * w->in_w + left : w->in_h * w->in_w;
 }
 
-int32_t embarq_raster_overlap_bytes(const embarq_window *w, int32_t in_item, int32_t out_item)
+/* Overlap of a kernel that reads the windows of up to `block` output pixels, then writes them; with `block` 0 it reads a
+ * pixel's window while it writes the pixel. Blocks lie in one image; what is left over goes one pixel at a time. */
+static int32_t overlap(const embarq_window *w, int32_t block, int32_t in_pixel, int32_t out_pixel)
 {
-    const int32_t image = w->in_h * w->in_w, in_pixel = w->in_c * in_item, out_pixel = w->out_c * out_item;
+    const int32_t image = w->in_h * w->in_w, out_image = w->out_h * w->out_w;
     int32_t distance = -w->batch * image * in_pixel;
     int32_t read = w->batch * image; /* first input pixel that is still read from here on */
     for (int32_t n = w->batch - 1; n >= 0; n--) {
         for (int32_t y = w->out_h - 1; y >= 0; y--) {
             for (int32_t x = w->out_w - 1; x >= 0; x--) {
-                const int32_t written = ((n * w->out_h + y) * w->out_w + x + 1) * out_pixel;
+                const int32_t pixel = y * w->out_w + x;
+                const int whole = block < 2 || pixel % block == block - 1 || pixel >= out_image - out_image % block;
+                const int32_t later = read;
                 read = smallest(read, n * image + first_read(w, y, x));
-                distance = largest(distance, written - read * in_pixel);
+                const int32_t needed = block ? later : read;
+                if (whole && needed < w->batch * image) {
+                    const int32_t written = (n * out_image + pixel + 1) * out_pixel;
+                    distance = largest(distance, written - needed * in_pixel);
+                }
             }
         }
     }
     return distance;
+}
+
+int32_t embarq_raster_overlap_bytes(const embarq_window *w, int32_t in_item, int32_t out_item)
+{
+    return overlap(w, 0, w->in_c * in_item, w->out_c * out_item);
+}
+
+uint32_t embarq_conv2d_s8_dsp_scratch_bytes(const embarq_window *w)
+{
+    const int32_t row = w->kernel_w * w->in_c, depth = (w->kernel_h * row + 3) / 4 * 4;
+    const int32_t right = (w->out_w - 1) * w->stride_w - w->pad_left + (w->kernel_w - 1) * w->dilation_w;
+    const int32_t bottom = (w->out_h - 1) * w->stride_h - w->pad_top + (w->kernel_h - 1) * w->dilation_h;
+    const int inside = w->pad_top == 0 && w->pad_left == 0 && right < w->in_w && bottom < w->in_h;
+    const int in_place = inside && row % 4 == 0 && w->dilation_h == 1 && w->dilation_w == 1;
+    return (uint32_t)(depth * (in_place ? 6 : 7));
+}
+
+int32_t embarq_conv2d_s8_dsp_overlap_bytes(const embarq_window *w)
+{
+    return overlap(w, 3, w->in_c, w->out_c);
 }
