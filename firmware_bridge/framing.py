@@ -69,7 +69,8 @@ class FrameReader:
         start = line.find(FIRST_LINE)
         if start >= 0:
             self._other(line[:start])
-            self._damage(self._frame is not None)
+            if self._frame is not None:
+                self._damage()
             self._frame = bytearray()
             return self._take(line[start + 2 :])
         start = line.find(NEXT_LINE)
@@ -85,21 +86,24 @@ class FrameReader:
         try:
             self._frame += binascii.a2b_base64(line.rstrip(b"\r\n"), strict_mode=True)
         except binascii.Error:
-            return self._damage(True)
+            self._damage()
+            return None
         frame = self._frame
         if not line.endswith(b"\n") or len(frame) < 2:
-            return self._damage(True)
-        length = struct.unpack(">H", frame[:2])[0]
-        if len(frame) < length + 2:
+            self._damage()
+            return None
+        missing = struct.unpack(">H", frame[:2])[0] + 2 - len(frame)
+        if missing > 0:
             return None
         packet = bytes(frame[2:-2])
-        if len(frame) > length + 2 or len(packet) < MIN_PACKET or crc16(packet) != struct.unpack(">H", frame[-2:])[0]:
-            return self._damage(True)
+        if missing < 0 or len(packet) < MIN_PACKET or crc16(packet) != struct.unpack(">H", frame[-2:])[0]:
+            self._damage()
+            return None
         self._frame = None
         return packet
 
-    def _damage(self, damaged: bool) -> None:
-        self.damaged += damaged
+    def _damage(self) -> None:
+        self.damaged += 1
         self._frame = None
 
     def _other(self, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""The messages of embarq's SMP group (64), as classes of the `smp` package; PROTOCOL.md says what each means.
+"""The messages a session uses: three of the OS group, and embarq's own group (64); PROTOCOL.md says what each means.
 
 A request class names its answer and its errors the way `smpclient` wants them, so that any `smpclient` can send them.
 Import this module only where messages are exchanged: it needs the `bridge` extra.
@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import IntEnum, unique
 
 from pydantic import ConfigDict
-from smp import error, message
+from smp import error, message, os_management
 
 GROUP = 64
 PROTOCOL = 1
@@ -44,6 +44,29 @@ class ModelError(IntEnum):
     BAD_LENGTH = 6
     BAD_STEP = 7
     BAD_ABI = 8
+
+
+class _OsErrors:
+    _ErrorV1 = os_management.OSManagementErrorV1
+    _ErrorV2 = os_management.OSManagementErrorV2
+
+
+class Echo(os_management.EchoWriteRequest, _OsErrors):
+    """Ask for `d` back."""
+
+    _Response = os_management.EchoWriteResponse
+
+
+class Reset(os_management.ResetWriteRequest, _OsErrors):
+    """Ask the board to start anew, once it has answered."""
+
+    _Response = os_management.ResetWriteResponse
+
+
+class Parameters(os_management.MCUMgrParametersReadRequest, _OsErrors):
+    """Ask for the size of the board's message buffer."""
+
+    _Response = os_management.MCUMgrParametersReadResponse
 
 
 class ErrorV1(error.ErrorV1):

@@ -18,7 +18,7 @@ from sdk.errors import BoardFault, DataError, DeviceError, LinkError, VersionMis
 
 PROTOCOL = 1  # embarq's messages (EMBARQ_PROTOCOL in device/embarq_bridge.h) that this host speaks
 DTYPES = ("float32", "int8", "uint8", "int16", "int32", "int64", "bool")  # embarq_dtype in embarq.h
-FAILED_TESTS = ("the arenas are not where they should be", "the arena memory does not hold", "the tick counter stands still", "the CRC is wrong")
+FAILED_TESTS = ("an arena is missing or misaligned", "the arena memory does not hold", "the tick counter stands still", "the CRC is wrong")
 
 _HEADER_BYTES = 8
 _DATA_HEAD_BYTES = 5  # most that CBOR needs to announce a byte string
@@ -128,16 +128,16 @@ class BoardSession:
 
     def echo(self, text: str = "embarq") -> str:
         """What the board says back: `text`."""
-        from smpclient.requests.os_management import EchoWrite
+        from firmware_bridge.messages import Echo
 
-        return self._client.request(EchoWrite(d=text)).r
+        return self._client.request(Echo(d=text)).r
 
     def parameters(self) -> Parameters:
         """The board's message buffer; asked once."""
         if self._parameters is None:
-            from smpclient.requests.os_management import MCUMgrParametersRead
+            from firmware_bridge.messages import Parameters as Ask
 
-            answer = self._client.request(MCUMgrParametersRead())
+            answer = self._client.request(Ask())
             if answer.buf_size < 128:
                 raise LinkError(f"{self.name} takes messages of {answer.buf_size} bytes, and a session needs 128; flash the firmware again")
             self._parameters = Parameters(answer.buf_size, answer.buf_count)
@@ -151,7 +151,7 @@ class BoardSession:
             answer = self._client.request(Info())
             if answer.proto != PROTOCOL:
                 raise VersionMismatch(
-                    f"the firmware on {self.name} speaks protocol {answer.proto} and this embarq {PROTOCOL}; flash it again or update embarq"
+                    f"the firmware on {self.name} speaks protocol {answer.proto}, this embarq {PROTOCOL}; flash it again or update embarq"
                 )
             inputs = tuple(self._tensor(0, i) for i in range(answer.inputs))
             outputs = tuple(self._tensor(1, i) for i in range(answer.outputs))
@@ -207,8 +207,10 @@ class BoardSession:
         """The bytes of each output of the run that was done last."""
         from firmware_bridge.messages import Output
 
-        sizes = [t.size_bytes for t in self.info().outputs]
-        return tuple(self._pieces(size, lambda off, n, i=i: Output(i=i, off=off, len=n)) for i, size in enumerate(sizes))
+        def one(index: int, size_bytes: int) -> bytes:
+            return self._pieces(size_bytes, lambda off, n: Output(i=index, off=off, len=n))
+
+        return tuple(one(i, tensor.size_bytes) for i, tensor in enumerate(self.info().outputs))
 
     def _pieces(self, size: int, ask: Callable[[int, int], Any]) -> bytes:
         """`size` bytes, asked for piece by piece."""
@@ -293,9 +295,9 @@ class BoardSession:
 
     def reset(self) -> None:
         """Restart the board; returns once it answers again."""
-        from smpclient.requests.os_management import ResetWrite
+        from firmware_bridge.messages import Reset
 
-        self._client.request(ResetWrite())
+        self._client.request(Reset())
         self._parameters = self._info = None
         self.echo()
 

@@ -1,5 +1,13 @@
 #include "embarq_cbor.h"
 
+static int same(const uint8_t *bytes, const char *text, uint32_t length)
+{
+    while (length > 0 && bytes[length - 1] == (uint8_t)text[length - 1]) {
+        length--;
+    }
+    return length == 0;
+}
+
 static uint32_t text_length(const char *text)
 {
     uint32_t length = 0;
@@ -112,7 +120,7 @@ int embarq_cbor_find(const uint8_t *bytes, uint32_t size, const char *key, embar
             return 0;
         }
         at += name.value;
-        if (name.value == length && memcmp(name.data, key, length) == 0) {
+        if (name.value == length && same(name.data, key, length)) {
             return read_head(bytes, size, &at, item);
         }
         if (!skip_item(bytes, size, &at)) {
@@ -128,8 +136,11 @@ void embarq_cbor_raw(embarq_cbor_out *out, const void *data, uint32_t size)
         out->full = 1;
         return;
     }
-    memmove(out->bytes + out->used, data, size); /* echo answers from within the very buffer it was asked in */
-    out->used += size;
+    /* Forwards, byte by byte: echo answers from within the very buffer it was asked in, always to a lower address. */
+    const uint8_t *from = data;
+    while (size-- > 0) {
+        out->bytes[out->used++] = *from++;
+    }
 }
 
 /* `first` and the lowest `count` bytes of `value`, highest first. */

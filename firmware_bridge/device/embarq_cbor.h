@@ -7,9 +7,7 @@
 
 /* Freestanding compilers bring these functions but not always string.h. */
 void *memcpy(void *to, const void *from, size_t size);
-void *memmove(void *to, const void *from, size_t size);
 void *memset(void *to, int byte, size_t size);
-int memcmp(const void *a, const void *b, size_t size);
 
 typedef enum {
     EMBARQ_CBOR_UINT = 0,

@@ -13,7 +13,7 @@ extern const embarq_model *const embarq_the_model;
 extern const embarq_memory embarq_the_memory;
 extern uint32_t __stack_limit[], __stack_top[]; /* from the linker script; the stack grows down from the top */
 
-#define PAINT 0xc5a5a5c5u
+#define PAINT 0xa5a5a5a5u
 #define PAINT_MARGIN 128u /* bytes below our own frame left alone: a call made while painting needs some */
 
 static void paint_stack(void)

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).resolve().parent
 DEVICE = ROOT / "firmware_bridge" / "device"
 INCLUDES = (f"-I{ROOT / 'sdk' / 'runtime' / 'include'}", f"-I{DEVICE}")
 WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror")
@@ -24,7 +25,7 @@ SIZE, STEPS = 700, 20
 
 
 def sources() -> list[str]:
-    return [str(Path(__file__).with_name("loopback.c")), *map(str, sorted(DEVICE.glob("*.c")))]
+    return [str(HERE / "loopback.c"), str(HERE / "model.c"), *map(str, sorted(DEVICE.glob("*.c")))]
 
 
 def host_compiler() -> list[str]:

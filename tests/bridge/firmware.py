@@ -1,0 +1,32 @@
+"""The bridge's real firmware around the loopback model, for any board of targets/."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sdk.backends.firmware.toolchain import Source, toolchain
+from targets.boards import defines, include_folders, linker_script, sources
+from targets.device import load_device
+from tests.bridge.board import DEVICE, HERE, ROOT
+
+RUNTIME = ROOT / "sdk" / "runtime"
+
+
+def build(device_name: str, folder: Path, extra: str = "") -> Path:
+    """The ELF for `device_name`, built in `folder`. `extra`: C that the build is to contain beside it."""
+    device = load_device(device_name)
+    (folder / "board.ld").write_text(linker_script(device))
+    (folder / "extra.c").write_text("typedef int embarq_nothing;\n" + extra)
+    includes = (RUNTIME / "include", DEVICE, HERE, *include_folders())
+    paths = [*sources(device), *sorted(DEVICE.glob("*.c")), RUNTIME / "main.c", HERE / "model.c", HERE / "bind.c", folder / "extra.c"]
+    kit = toolchain(device)
+    local = [_copy(path, folder) for path in paths]
+    rows = [Source(path, includes, dict(defines(device)), "s") for path in local]
+    return kit.link(kit.compile(rows, folder), Path("board.ld"), Path("model.elf"), folder)
+
+
+def _copy(path: Path, folder: Path) -> Path:
+    """Objects land beside their source, so the sources go where objects may be."""
+    target = folder / f"{path.parent.name}_{path.name}"
+    target.write_bytes(path.read_bytes())
+    return Path(target.name)
