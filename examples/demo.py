@@ -94,22 +94,20 @@ def predict_torch(net: Any, x: np.ndarray) -> np.ndarray:
         return net(torch.from_numpy(x)).argmax(1).numpy()
 
 
-def outputs_host(graph: Any, x: np.ndarray) -> np.ndarray:
+def quantised(graph: Any, x: np.ndarray) -> list[np.ndarray]:
+    """The pictures as the planned graph takes them: int8, one array [1, ...] each."""
+    from sdk.golden import quantise_array
+
+    tensor = graph[graph.inputs[0]]
+    return [quantise_array(tensor, row.reshape(tensor.shape)) for row in x]
+
+
+def outputs_host(graph: Any, samples: list[np.ndarray]) -> np.ndarray:
     """What the quantised graph means, computed here by the interpreter: int8 [n, 10]."""
-    from sdk.golden import check_input
     from sdk.graph.interpreter import run
 
     name, out = graph.inputs[0], graph.outputs[0]
-    return np.concatenate([np.asarray(run(graph, {name: check_input(graph[name], row[None])})[out]) for row in x])
-
-
-def outputs_board(session: Any, x: np.ndarray, tick: Any) -> np.ndarray:
-    """The same, computed by the firmware on the board: [n, 10]."""
-    rows = []
-    for row in x:
-        rows.append(np.asarray(session.run(row[None])))
-        tick()
-    return np.concatenate(rows)
+    return np.concatenate([run(graph, {name: sample})[out] for sample in samples])
 
 
 class Screen:
@@ -159,24 +157,17 @@ def demo(device: str, folder: Path, screen: Screen) -> None:
 
     try:
         with screen.step(f"5  Run all {len(data.test_x)} held-out pictures on the board") as say:
-            done = iter(range(1, len(data.test_x) + 1))
-            board = outputs_board(session, data.test_x, lambda: say(f"{next(done)} of {len(data.test_x)}", passing=True))
-            host = outputs_host(plan.graph, data.test_x)
+            samples = quantised(plan.graph, data.test_x)
+            board = np.concatenate(list(session.run_each(samples, lambda done, of: say(f"{done} of {of}", passing=True))))
+            host = outputs_host(plan.graph, samples)
             right = {"float32, PyTorch, here": float_right, "int8, interpreter, here": host.argmax(1) == data.test_y}
             right[f"int8, firmware, on the emulated {device}"] = board.argmax(1) == data.test_y
-            same = float(np.mean(as_stored(plan.graph, board) == host))
+            same = float(np.mean(board == host))
             say(f"{100 * same:.2f} % of the board's {board.size:,} output bytes equal the interpreter's")
         profile = session.profile()
     finally:
         session.close()
     report(screen, device, plan, artifact, profile, right, same, folder)
-
-
-def as_stored(graph: Any, outputs: np.ndarray) -> np.ndarray:
-    """Outputs as the integers the model stores, whether the session handed out those or the real values they stand for."""
-    from sdk.golden import quantise_array
-
-    return outputs if outputs.dtype.kind == "i" else quantise_array(graph[graph.outputs[0]], outputs)
 
 
 def report(screen: Screen, device: str, plan: Any, artifact: Any, profile: Any, right: Any, same: float, folder: Path) -> None:

@@ -15,7 +15,8 @@ import pytest
 
 import sdk
 from sdk import cli, errors
-from sdk.commands import board, common
+from sdk.commands import arrays, common
+from sdk.graph.ir import Tensor
 from tests.data import shared
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -312,13 +313,14 @@ class FakeSession:
 @pytest.fixture
 def flashed(monkeypatch):
     log = []
-    manifest = {"name": "net", "device": DEVICE, "files": {}, "inputs": [{"name": "x", "shape": [1, 4], "dtype": "float32"}], "outputs": []}
+    manifest = {"name": "net", "device": DEVICE, "files": {}}
+    tensors = {"inputs": (Tensor("x", (1, 4), "float32"),), "outputs": (Tensor("y", (1, 3), "float32"),)}
 
     def flash(target, progress=None, verify=True):
         log.append((target, verify))
         return FakeSession(log)
 
-    monkeypatch.setattr(sdk, "open", lambda _folder: SimpleNamespace(manifest=manifest, flash=flash))
+    monkeypatch.setattr(sdk, "open", lambda _folder: SimpleNamespace(manifest=manifest, flash=flash, tensors=tensors.get))
     return log
 
 
@@ -345,7 +347,7 @@ def test_run_feeds_stacked_inputs_one_by_one_and_writes_the_outputs(flashed, tmp
     assert cli.main(["run", "out", "-i", str(tmp_path / "x.npy"), "-o", str(tmp_path / "y.npy")]) == 0
     assert flashed[1:] == [(1, 4)] * 3 + ["closed"]
     assert np.array_equal(np.load(tmp_path / "y.npy"), (x * 2)[:, :3])
-    assert "3 outputs" in capsys.readouterr().out
+    assert "3 runs" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["x.npy", "y.npy"]
 
 
@@ -353,7 +355,7 @@ def test_run_without_input_draws_one_from_the_seed(flashed, capsys):
     outputs = []
     for seed in ("1", "1", "2"):
         assert cli.main(["run", "out", "--json", "--seed", seed]) == 0
-        outputs.append(json.loads(capsys.readouterr().out)["output"])
+        outputs.append(json.loads(capsys.readouterr().out)["outputs"][0]["values"])
     assert outputs[0] == outputs[1] != outputs[2]
 
 
@@ -370,10 +372,34 @@ def test_run_refuses_another_shape_before_it_flashes(flashed, tmp_path, capsys):
     assert "[2, 5]" in capsys.readouterr().err and flashed == []
 
 
+@pytest.mark.parametrize("name", ["y.txt", "nowhere/y.npy"])
+def test_run_refuses_an_output_file_before_it_flashes(flashed, name, tmp_path, capsys):
+    assert cli.main(["run", "out", "-o", str(tmp_path / name)]) == 2
+    assert name in capsys.readouterr().err and flashed == []
+
+
+def test_several_inputs_and_outputs_travel_as_npz(tmp_path):
+    tensors = (Tensor("a", (1, 2), "float32"), Tensor("b", (1,), "int32"))
+    np.savez(tmp_path / "x.npz", a=np.zeros((3, 2), np.float32), b=np.arange(3, dtype=np.int32))
+    samples = arrays.read_samples(str(tmp_path / "x.npz"), tensors, 0)
+    assert [(a.shape, b.tolist()) for a, b in samples] == [((1, 2), [0]), ((1, 2), [1]), ((1, 2), [2])]
+    np.savez(tmp_path / "x.npz", a=np.zeros((3, 2)))
+    with pytest.raises(errors.DataError, match="reads a, b"):
+        arrays.read_samples(str(tmp_path / "x.npz"), tensors, 0)
+    np.savez(tmp_path / "x.npz", a=np.zeros((3, 2)), b=np.arange(2))
+    with pytest.raises(errors.DataError, match="as many of each"):
+        arrays.read_samples(str(tmp_path / "x.npz"), tensors, 0)
+    with pytest.raises(errors.UsageError, match="2 outputs"):
+        arrays.check_output(str(tmp_path / "y.npy"), ["p", "q"])
+    arrays.write_outputs(str(tmp_path / "y.npz"), {"p": np.ones(2), "q": np.zeros(1)})
+    with np.load(tmp_path / "y.npz") as written:
+        assert sorted(written.files) == ["p", "q"]
+
+
 def test_a_failed_write_leaves_nothing_behind(tmp_path, monkeypatch):
     monkeypatch.setattr(np, "save", raising(OSError(28, "No space left on device")))
     with pytest.raises(OSError, match="No space"):
-        board._write_npy(tmp_path / "y.npy", np.zeros(3))
+        arrays.write_outputs(str(tmp_path / "y.npy"), {"y": np.zeros(3)})
     assert list(tmp_path.iterdir()) == []
 
 

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from sdk.commands.common import Debug, Json, Printer, Quiet, Seed, table
-from sdk.errors import DataError, UsageError, VerificationFailed
+from sdk.errors import VerificationFailed
 
 Folder = Annotated[str, typer.Argument(metavar="ARTIFACT", help="The folder that `embarq compile` wrote.")]
 Port = Annotated[str, typer.Option("--to", "--port", "-p", metavar="BOARD", help="emulator, a serial port (/dev/ttyACM0), or socket://host:port.")]
 
+#: Runs whose outputs are shown on the screen.
+SHOWN = 10
+
 InputFile = Annotated[
-    str | None, typer.Option("--input", "-i", metavar="X.npy", help="One input, or several stacked; drawn at random when left out.")
+    str | None, typer.Option("--input", "-i", metavar="X.npy|.npz", help="One input, or several stacked; drawn at random when left out.")
 ]
-OutputFile = Annotated[str | None, typer.Option("--output", "-o", metavar="Y.npy", help="Write the outputs here.")]
+OutputFile = Annotated[str | None, typer.Option("--output", "-o", metavar="Y.npy|.npz", help="Write the outputs here.")]
 
 
 def verify(
@@ -100,23 +100,23 @@ def run(
     import numpy as np
 
     import sdk
+    from sdk.commands.arrays import check_output, read_samples, write_outputs
 
     out = Printer(as_json, quiet)
     opened = sdk.open(artifact)
-    wanted = opened.manifest["inputs"]
-    if len(wanted) != 1:
-        raise UsageError(f"{artifact} has {len(wanted)} inputs and this command feeds one; use Session.run from Python")
-    samples = _samples(input_file, wanted[0], seed)
+    names = [tensor.name for tensor in opened.tensors("outputs")]
+    check_output(output_file, names)
+    samples = read_samples(input_file, opened.tensors("inputs"), seed)
     with _session(out, opened, port) as session, out.progress("running") as progress:
-        outputs = []
+        found = []
         for index, sample in enumerate(samples):
             progress(f"{index + 1} of {len(samples)}")
-            outputs.append(np.asarray(session.run(sample)))
-    stacked = np.concatenate(outputs)  # [n, ...]
+            given = session.run(*sample)
+            found.append(given if isinstance(given, tuple) else (given,))
+    outputs = {name: np.concatenate(column) for name, column in zip(names, zip(*found, strict=True), strict=True)}  # [n, ...] each
     if output_file is not None:
-        _write_npy(Path(output_file), stacked)
-    data = {"shape": list(stacked.shape), "dtype": str(stacked.dtype), "output": None if output_file else stacked, "file": output_file}
-    out.show(data, *_run_page(stacked, output_file))
+        write_outputs(output_file, outputs)
+    out.show(_run_dict(outputs, output_file), *_run_page(outputs, output_file))
 
 
 def profile(
@@ -145,8 +145,7 @@ def profile(
 @contextmanager
 def _session(out: Printer, artifact: Any, port: str, verify: bool = False) -> Iterator[Any]:
     """The artifact on the board at `port`; the session is closed at the end, whatever happens."""
-    with out.progress("flashing") as progress:
-        progress(f"{artifact.manifest['name']} to {port}")
+    with out.progress(f"flashing {artifact.manifest['name']} to {port}") as progress:
         session = artifact.flash(port, progress=progress, verify=verify)
     try:
         yield session
@@ -154,52 +153,26 @@ def _session(out: Printer, artifact: Any, port: str, verify: bool = False) -> It
         session.close()
 
 
-def _samples(file: str | None, wanted: Any, seed: int) -> list[Any]:
-    """The inputs in `file`, [1, ...] each; one random input of `wanted` (an entry of the manifest) without a file."""
-    import numpy as np
-
-    shape = tuple(wanted["shape"])
-    if file is None:
-        rng = np.random.default_rng(seed)
-        if wanted["dtype"] == "float32":
-            return [rng.standard_normal(shape).astype(np.float32)]
-        info = np.iinfo(wanted["dtype"])
-        return [rng.integers(info.min, info.max, shape, dtype=wanted["dtype"], endpoint=True)]
-    try:
-        array = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{file} cannot be read as a .npy file ({error}); save one with numpy.save") from None
-    if not isinstance(array, np.ndarray):
-        raise DataError(f"{file} is a .npz; give one .npy, saved with numpy.save")
-    if array.shape == shape or array.shape == shape[1:]:
-        return [array.reshape(shape)]
-    if array.shape[1:] == shape[1:] and len(array):
-        return [array[i : i + 1] for i in range(len(array))]
-    raise DataError(f"{file} has shape {list(array.shape)} and the model takes {list(shape)}; give that, or several stacked")
-
-
-def _write_npy(path: Path, array: Any) -> None:
-    """Write beside `path`, then rename: a stopped run leaves the old file or none."""
-    import numpy as np
-
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            np.save(stream, array, allow_pickle=False)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+def _run_dict(outputs: Any, file: str | None) -> dict[str, Any]:
+    """The outputs by name, with their values unless those went to a file."""
+    rows = [
+        {"name": name, "shape": list(array.shape), "dtype": str(array.dtype), "values": None if file else array}
+        for name, array in outputs.items()
+    ]
+    return {"outputs": rows, "file": file}
 
 
 def _run_page(outputs: Any, file: str | None) -> list[Any]:
-    """The first outputs, each with its largest entries when it looks like a list of scores."""
-    head = f"{len(outputs)} output{'s' if len(outputs) > 1 else ''}, {outputs.dtype}{list(outputs.shape[1:])} each"
-    flat = outputs.reshape(len(outputs), -1)
-    rows = []
-    for index, row in enumerate(flat[:10]):
-        order = row.argsort(kind="stable")[::-1][:5]
-        rows.append((index, ", ".join(f"{i}: {row[i]:.6g}" for i in order)))
-    parts = [head + (f", written to {file}" if file else ""), table(None, ("run", "largest entries (index: value)"), rows, right=("run",))]
-    return [*parts, f"... and {len(flat) - 10} more"] if len(flat) > 10 else parts
+    """Each output with the largest entries of its first runs, as for a list of scores."""
+    parts: list[Any] = []
+    for name, array in outputs.items():
+        flat = array.reshape(len(array), -1)
+        rows = []
+        for index, row in enumerate(flat[:SHOWN]):
+            best = row.argsort(kind="stable")[::-1][:5]
+            rows.append((index, ", ".join(f"{i}: {row[i]:.6g}" for i in best)))
+        parts.append(f"{name}: {array.dtype}{list(array.shape[1:])}, {len(array)} run{'s' if len(array) > 1 else ''}")
+        parts.append(table(None, ("run", "largest entries (index: value)"), rows, right=("run",)))
+        if len(flat) > SHOWN:
+            parts.append(f"... and {len(flat) - SHOWN} more")
+    return [*parts, f"written to {file}"] if file else parts
