@@ -12,7 +12,7 @@ from sdk.planner.assess import Needs, Wish, assess, lower_all
 from sdk.planner.patches import best_patches
 from sdk.planner.records import Mend
 from sdk.planner.variants import as_int8, at_resolution
-from targets.device import Device, device_names, load_device
+from targets.device import Device, device_names, load_device, shipped_path
 
 #: Sizes of the image to try, as parts of the model's own.
 RESOLUTIONS = (7 / 8, 3 / 4, 5 / 8, 1 / 2, 3 / 8, 1 / 4)
@@ -125,9 +125,9 @@ def _boards(wish: Wish, needs: Needs) -> Iterator[Mend]:
     fitting: list[tuple[int, str]] = []
     known: dict[frozenset[str], Mapping[str, Any] | None] = {wish.device.isa: needs.calls}
     for name in device_names():
-        device = load_device(name)
-        if device.kind != "mcu" or device.name == wish.device.name:
+        if name == wish.device.name or shipped_path(name).parent.name != "mcu":
             continue
+        device = load_device(name)
         if _fits_board(wish, device, known):
             fitting.append((sum(m.usable_bytes for m in device.arena_regions()), device.name))
     names = [name for _, name in sorted(fitting)]

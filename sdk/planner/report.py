@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterator, Sequence
+from itertools import accumulate
 
 from sdk.planner.arrange import Placement
 from sdk.planner.records import Budget, MemoryUse, Plan, PlanStep
@@ -87,8 +88,8 @@ def _grid(plan: Plan, region: int, rows: int, columns: int, per_column: int) -> 
     """Cells [rows][columns]; a later buffer is drawn over an earlier one, as its bytes are."""
     grid = [[" "] * columns for _ in range(rows)]
     size = plan.arena_bytes[region]
-    for order, p in enumerate(in_time(plan, region)):
-        shade = SHADES["activation"][order % 2] if p.kind == "activation" else SHADES[p.kind]
+    for p, turn in in_time(plan, region):
+        shade = SHADES["activation"][turn % 2] if p.kind == "activation" else SHADES[p.kind]
         low, high = p.offset * rows // size, max(p.offset * rows // size + 1, -(-(p.offset + p.size_bytes) * rows // size))
         for row in range(low, min(rows, high)):
             for column in range(p.first_step // per_column, p.last_step // per_column + 1):
@@ -96,10 +97,15 @@ def _grid(plan: Plan, region: int, rows: int, columns: int, per_column: int) -> 
     return grid
 
 
-def in_time(plan: Plan, region: int) -> list[Placement]:
-    """Buffers of a region in the order they come alive; tensors that are another's bytes are left out."""
+def in_time(plan: Plan, region: int) -> list[tuple[Placement, int]]:
+    """Buffers of a region in the order they come alive, each with its turn among the activations, by which neighbours differ.
+
+    Tensors that are another's bytes are left out.
+    """
     rows = [p for p in (*plan.placements.values(), *plan.scratches.values()) if p.region == region and not p.alias_of and p.size_bytes]
-    return sorted(rows, key=lambda p: (p.first_step, p.last_step, p.offset))
+    rows.sort(key=lambda p: (p.first_step, p.last_step, p.offset))
+    turns = accumulate(p.kind == "activation" for p in rows)
+    return list(zip(rows, turns, strict=True))
 
 
 def peak_step(plan: Plan) -> int:
