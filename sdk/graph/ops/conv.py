@@ -138,10 +138,12 @@ def _finish(sums: np.ndarray, use: Use) -> np.ndarray:
     total = sums.astype(np.int64)
     if bias is not None:
         total += bias
-    if use.node.op == "dense" or use.input(0).dtype == "int16":
+    if use.node.op == "dense":
         scales = np.array(qm.effective_scales(use.node, _tensors(use)))
         return np.clip(qm.scale_once(total, scales) + out.zero_point, low, high).astype(out.dtype)
     mult, shift = (np.array(v, np.int64) for v in qm.conv_multipliers(use.node, _tensors(use)))
+    if use.input(0).dtype == "int16" and (bias is None or bias.dtype == np.int64):
+        return np.clip(qm.multiply_by_quantized_multiplier_64(total, mult, shift) + out.zero_point, low, high).astype(out.dtype)
     return qm.requantise(qm.wrap_int32(total), mult, shift, out.zero_point, low, high, out.dtype)
 
 
