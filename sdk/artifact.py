@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import targets
 from sdk.bundle import FORMAT, MANIFEST, VERSION, canonical_json, file_entry, read_bundle, write_bundle
 from sdk.errors import DeviceError, DoesNotFit, UsageError
 from sdk.golden import FLOAT_TOLERANCE, Golden, make_golden, npy_array, npy_bytes, random_inputs
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 
 Progress = Callable[[str], None]
 ELF = "firmware/model.elf"
+DEVICE_FILE = "device.toml"
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,8 @@ def compile_plan(plan: Plan, progress: Progress | None = None) -> Artifact:
     files["plan.json"] = canonical_json(plan.to_dict())
     files["report.html"] = plan.to_html().encode()
     files["sbom.cdx.json"] = canonical_json(_sbom(plan, emitted.compiler))
+    if plan.device.file and not is_shipped(plan.device):
+        files[DEVICE_FILE] = Path(plan.device.file).read_bytes()
     manifest = _manifest(plan, golden, emitted, files)
     return Artifact(manifest, files, plan.device)
 
@@ -161,7 +166,6 @@ def _manifest(plan: Plan, golden: Golden, emitted: Any, files: Mapping[str, byte
         "version": VERSION,
         "name": plan.name,
         "device": plan.device.name,
-        "device_file": Path(plan.device.file).name if plan.device.file else "",
         "backend": plan.backend,
         "plan_id": plan_id(plan).hex(),
         "inputs": _describe(plan.graph, plan.graph.inputs),
@@ -176,6 +180,8 @@ def _manifest(plan: Plan, golden: Golden, emitted: Any, files: Mapping[str, byte
             "arena_bytes": int(sum(plan.arena_bytes)),
             "text_bytes": sizes.text if sizes else None,
             "flash_bytes": sizes.flash if sizes else None,
+            "data_bytes": sizes.data if sizes else None,
+            "bss_bytes": sizes.bss if sizes else None,
             "stack_bound_bytes": plan.stack_bytes,
             "macs": plan.macs,
         },
@@ -217,11 +223,28 @@ def open_artifact(folder: str | Path) -> Artifact:
     """Read a folder written by `save`; see ARTIFACT.md for what is refused."""
     path = Path(folder)
     manifest, files = read_bundle(path)
-    from targets.device import load_device
-
-    artifact = Artifact(manifest, files, load_device(manifest["device"]))
+    artifact = Artifact(manifest, files, _device(manifest, files))
     _check_lists(artifact, path)
     return artifact
+
+
+def is_shipped(device: Device) -> bool:
+    """True for a device of the package's own: its name is enough to find it again."""
+    from targets.device import device_names
+
+    return device.name in device_names() and Path(device.file).resolve().is_relative_to(Path(targets.__file__).resolve().parent)
+
+
+def _device(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> Device:
+    """The device by name, or from the file that travels with the artifact."""
+    from targets.device import load_device
+
+    if DEVICE_FILE not in files:
+        return load_device(manifest["device"])
+    with tempfile.TemporaryDirectory(prefix="embarq-") as folder:
+        path = Path(folder) / "device.toml"
+        path.write_bytes(files[DEVICE_FILE])
+        return load_device(path)
 
 
 def _check_lists(artifact: Artifact, path: Path) -> None:

@@ -39,7 +39,7 @@ def emit(plan: Plan, progress: Progress | None = None) -> Emitted:
     """Build what `plan` describes. Raises `ToolError` when the compiler is missing or refuses."""
     library = _library(plan)
     files = {f"library/{path}": content for path, content in library.items()}
-    if plan.backend != "firmware":
+    if not plan.device.family:  # no start-up code for this board: its own SDK builds the library
         return Emitted(files, None, "none")
     with tempfile.TemporaryDirectory(prefix="embarq-") as folder:
         elf = build_firmware(plan, library, Path(folder), progress)
