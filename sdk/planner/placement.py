@@ -4,7 +4,7 @@ Two buffers alive at the same step must not share a byte, unless one is a dying 
 kernel allows it at their distance. Every such rule forbids one open interval of offsets once the other buffer is placed, so a
 buffer goes to the lowest offset outside a few intervals. Which buffer goes first is what is searched: a handful of greedy
 orders, then deterministic local search that moves the buffers holding up the peak, until the lower bound is met or the work
-budget (counted in placements, never in time) is spent.
+budget (counted in rules looked at, never in time) is spent.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from sdk.planner.bounds import lower_bound, round_up
 from sdk.planner.lifetimes import Span, lifetimes, overlaps
 from sdk.planner.problem import Problem
 
-#: Buffer placements the local search may try; about half a microsecond each interval looked at.
-WORK = 120_000
+#: Rules (pairs of buffers) the local search may look at; some tenths of a microsecond each.
+WORK = 800_000
 
 #: (neighbour, low, high): not strictly between `offset(neighbour) + low` and `offset(neighbour) + high`.
 Rule = tuple[int, int, int]
@@ -62,6 +62,11 @@ class Rules:
     heat: tuple[int, ...]  # bytes moved in and out of the buffer during one inference
     alignment: int
 
+    @property
+    def weight(self) -> int:
+        """Work of placing every buffer once."""
+        return len(self.spans) + sum(len(rules) for rules in self.against)
+
 
 def make_rules(problem: Problem, alignment: int = 4) -> Rules:
     """The placement rules of a problem in its order of steps; offsets are multiples of `alignment`."""
@@ -69,11 +74,12 @@ def make_rules(problem: Problem, alignment: int = 4) -> Rules:
     pairs = overlaps(problem, by_name)
     spans = tuple(by_name.values())
     against: list[list[Rule]] = [[] for _ in spans]
-    for x, a in enumerate(spans):
-        for y in range(x):
-            b = spans[y]
-            if a.meets(b) and a.size_bytes and b.size_bytes:
-                _forbid(against, x, y, a, b, pairs, alignment)
+    current: list[int] = []  # buffers still alive, in the order they come alive
+    for x in sorted((x for x, span in enumerate(spans) if span.size_bytes), key=lambda x: (spans[x].first, x)):
+        current = [y for y in current if spans[y].last >= spans[x].first]
+        for y in current:
+            _forbid(against, x, y, spans[x], spans[y], pairs, alignment)
+        current.append(x)
     touches: dict[str, int] = {}
     for step in problem.steps:
         for name in (*step.reads, *step.writes):
@@ -192,7 +198,7 @@ def pack_one(rules: Rules, floor: int, work: int = WORK) -> tuple[list[int], int
             return offsets, top
     tried.sort(key=lambda item: item[0])
     best_top, order, best = tried[0]
-    rounds = max(1, work // len(rules.spans))
+    rounds = max(1, work // rules.weight)
     starts = tried[:3]
     for top, order, offsets in starts:
         offsets, top = _improve(rules, order, offsets, top, floor, rounds // len(starts))

@@ -17,8 +17,9 @@ from sdk.planner.problem import Problem
 
 #: Sets of steps that the exact search may look at, in one part of the graph, before the beam takes over.
 MOST_STATES = 20_000
-#: States the beam keeps at each depth.
+#: States the beam keeps at each depth, and how many it may look at in all: a longer part gets a narrower beam.
 BEAM = 48
+BEAM_STATES = 12_000
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class _Costs:
         self.sizes = problem.sizes
         self.count = len(problem.steps)
         self.before = _predecessors(problem)
+        self.behind = _successors(self.before)
         self.users: dict[str, int] = dict.fromkeys(problem.sizes, 0)
         self.makers: dict[str, int] = dict.fromkeys(problem.sizes, 0)
         for n, step in enumerate(problem.steps):
@@ -79,9 +81,13 @@ class _Costs:
         less = saving(self.sizes[step.writes[0]], shared) if shared else 0
         return live + made + step.scratch_bytes - less, live + made - dead
 
-    def ready(self, done: int, among: Sequence[int]) -> list[int]:
+    def ready(self, done: int, among: Sequence[int]) -> tuple[int, ...]:
         """Steps of `among` that can run next."""
-        return [n for n in among if not done >> n & 1 and not self.before[n] & ~done]
+        return tuple(n for n in among if not done >> n & 1 and not self.before[n] & ~done)
+
+    def ready_after(self, ready: tuple[int, ...], n: int, after: int) -> tuple[int, ...]:
+        """What can run when `n`, one of `ready`, has run too; `after` is everything that has."""
+        return (*(m for m in ready if m != n), *(m for m in self.behind[n] if not self.before[m] & ~after))
 
 
 def _predecessors(problem: Problem) -> list[int]:
@@ -103,6 +109,17 @@ def _predecessors(problem: Problem) -> list[int]:
             writers[name] = writers.get(name, 0) | 1 << n
             touched[name] = touched.get(name, 0) | 1 << n
     return before
+
+
+def _successors(before: Sequence[int]) -> list[list[int]]:
+    """For each step, the steps that wait for it directly."""
+    behind: list[list[int]] = [[] for _ in before]
+    for n, mask in enumerate(before):
+        while mask:
+            low = mask & -mask
+            behind[low.bit_length() - 1].append(n)
+            mask ^= low
+    return behind
 
 
 def _parts(before: Sequence[int]) -> list[list[int]]:
@@ -183,6 +200,8 @@ def _search(costs: _Costs, start: int, live: int, part: Sequence[int], most_stat
     best = {start: 0}
     came: dict[int, tuple[int, int]] = {}
     alive = {start: live}
+    ready = {start: costs.ready(start, part)}
+    inside = set(part)
     queue: list[tuple[int, int, int]] = [(0, 0, start)]  # peak so far, steps still to go, set: deeper first among equals
     while queue:
         peak, _, done = heapq.heappop(queue)
@@ -192,11 +211,12 @@ def _search(costs: _Costs, start: int, live: int, part: Sequence[int], most_stat
             return _walk_back(came, start, goal), peak, True
         if len(best) > most_states:
             return _beam(costs, start, live, part, beam, given)
-        for n in costs.ready(done, part):
+        for n in ready[done]:
             need, left = costs.run(done, alive[done], n)
             top, after = max(peak, need), done | 1 << n
             if top <= given and top < best.get(after, given + 1):
                 best[after], came[after], alive[after] = top, (done, n), left
+                ready[after] = tuple(m for m in costs.ready_after(ready[done], n, after) if m in inside)
                 heapq.heappush(queue, (top, len(part) - (after ^ start).bit_count(), after))
     return list(part), given, True
 
@@ -209,17 +229,43 @@ def _walk_back(came: dict[int, tuple[int, int]], start: int, goal: int) -> list[
     return order[::-1]
 
 
+@dataclass(frozen=True)
+class _State:
+    """A set of steps that have run, as the beam reaches it."""
+
+    peak: int
+    live: int
+    ready: tuple[int, ...]
+    last: int = -1
+    parent: _State | None = None
+
+    def path(self) -> list[int]:
+        """The steps in the order they ran."""
+        steps: list[int] = []
+        state: _State | None = self
+        while state is not None and state.last >= 0:
+            steps.append(state.last)
+            state = state.parent
+        return steps[::-1]
+
+
 def _beam(costs: _Costs, start: int, live: int, part: Sequence[int], width: int, given: int) -> tuple[list[int], int, bool]:
-    """The best of the order given and a beam that keeps, at each depth, the `width` sets with the lowest (peak, alive)."""
-    layer: dict[int, tuple[int, int, tuple[int, ...]]] = {start: (0, live, ())}
+    """The best of the order given and a beam that keeps, at each depth, the sets with the lowest (peak, alive)."""
+    width = max(2, min(width, BEAM_STATES // len(part)))
+    inside = set(part)
+    layer = {start: _State(0, live, costs.ready(start, part))}
     for _ in part:
-        following: dict[int, tuple[int, int, tuple[int, ...]]] = {}
-        for done, (peak, left, path) in layer.items():
-            for n in costs.ready(done, part):
-                need, after_live = costs.run(done, left, n)
-                after, state = done | 1 << n, (max(peak, need), after_live, (*path, n))
-                if after not in following or state < following[after]:
-                    following[after] = state
-        layer = dict(sorted(following.items(), key=lambda item: item[1])[:width])
-    peak, _, path = next(iter(layer.values()))
-    return (list(path), peak, False) if peak < given else (list(part), given, False)
+        reached: dict[int, tuple[int, int, int, int]] = {}  # set -> (peak, alive, step that led there, from where)
+        for done, state in layer.items():
+            for n in state.ready:
+                need, left = costs.run(done, state.live, n)
+                after, found = done | 1 << n, (max(state.peak, need), left, n, done)
+                if after not in reached or found < reached[after]:
+                    reached[after] = found
+        following = {}
+        for after, (peak, left, n, done) in sorted(reached.items(), key=lambda item: item[1])[:width]:
+            ready = tuple(m for m in costs.ready_after(layer[done].ready, n, after) if m in inside)
+            following[after] = _State(peak, left, ready, n, layer[done])
+        layer = following
+    best = next(iter(layer.values()))
+    return (best.path(), best.peak, False) if best.peak < given else (list(part), given, False)

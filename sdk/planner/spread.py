@@ -24,7 +24,7 @@ def spread(rules: Rules, regions: Sequence[Region], work: int) -> list[Solution]
     score, _, order = tried[0]
     order = list(order)
     dice = _Dice()
-    for _ in range(max(1, work // max(1, 2 * len(indices)))):
+    for _ in range(max(1, work // (len(regions) * rules.weight))):
         if score[0] == 0 and score[1] == 0:
             break
         candidate = list(order)
