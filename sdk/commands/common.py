@@ -106,7 +106,7 @@ def size(count: int | None) -> str:
         return ""
     for unit, name in ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")):
         if count >= unit:
-            return f"{count / unit:.4g} {name}"
+            return f"{count / unit:.4g} {name}" if count % unit == 0 else f"{count / unit:.3g} {name}"
     return f"{count} B"
 
 

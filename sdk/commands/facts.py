@@ -36,7 +36,7 @@ def devices(
     out = Printer(as_json, quiet)
     if name is None:
         found = [load_device(n) for n in device_names()]
-        out.show([device_row(d) for d in found], _devices_table(found))
+        out.show([device_row(d) for d in found], *_devices_page(found))
     else:
         device = load_device(name)
         out.show(device_dict(device), *_device_page(device))
@@ -70,16 +70,27 @@ def _core_text(device: Device) -> str:
     return f"{core.count}x {core.name}" if core.count > 1 else core.name
 
 
-def _devices_table(found: list[Device]) -> Any:
-    rows = []
-    for device in found:
-        row = device_row(device)
-        rows.append((
-            device.name, _core_text(device), megahertz(device.core.clock_hz), size(row["flash_bytes"]),
-            size(row["ram_bytes"]), ", ".join(device.backends), "yes" if device.emulator else "",
-        ))  # fmt: skip
-    columns = ("device", "core", "clock", "flash", "RAM", "backends", "emulated")
-    return table(None, columns, rows, right=("clock", "flash", "RAM"))
+def _devices_page(found: list[Device]) -> list[Any]:
+    """Boards and computers have little in common: a table each."""
+    boards, computers = ([d for d in found if (d.kind == "mcu") == bare] for bare in (True, False))
+    board_rows = [
+        (d.name, _core_text(d), megahertz(d.core.clock_hz), size(d.flash.usable_bytes), size(device_row(d)["ram_bytes"]), _emulators(d))
+        for d in boards
+    ]
+    computer_rows = [
+        (d.name, _core_text(d), megahertz(d.core.clock_hz), size(device_row(d)["ram_bytes"]), ", ".join(d.backends)) for d in computers
+    ]
+    numbers = ("clock", "flash", "RAM")
+    return [
+        table("Microcontrollers", ("device", "core", "clock", "flash", "RAM", "emulated by"), board_rows, right=numbers),
+        table("Computers", ("device", "core", "clock", "RAM", "backends"), computer_rows, right=("clock", "RAM")),
+        "One of them in full, with the source of every number: embarq devices stm32f405",
+    ]
+
+
+def _emulators(device: Device) -> str:
+    emulator = device.emulator
+    return "" if emulator is None else "unicorn" + (f", QEMU {emulator.qemu_machine}" if emulator.qemu_machine else "")
 
 
 def _device_page(device: Device) -> list[Any]:
