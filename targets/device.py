@@ -403,7 +403,8 @@ def _load_file(path: Path) -> Device:
         from targets.detect import this_computer
 
         merged = schema.merge(merged, schema.normalise(this_computer(), str(path), "measured"))
-    return _build(merged, path.name)
+    shipped = path.resolve().is_relative_to(_root())
+    return _build(merged, path.name if shipped else str(path))
 
 
 def _resolve(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:

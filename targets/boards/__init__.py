@@ -110,7 +110,7 @@ def _bank(name: str, bank: Memory, attributes: str) -> str:
 
 
 def _flash_sections(device: Device) -> list[str]:
-    before = [f"    .boot2 ORIGIN(FLASH) : {{ KEEP(*(.boot2)) . = {device.vector_offset:#x}; }} > FLASH"] if device.vector_offset else []
+    before = [f"    .boot2 ORIGIN(FLASH) : {{ KEEP(*(.boot2)) }} > FLASH"] if device.vector_offset else []
     return [
         *before,
         f"    .vectors ORIGIN(FLASH) + {device.vector_offset:#x} : {{ KEEP(*(.vectors)) KEEP(*(.image_def)) }} > FLASH",
