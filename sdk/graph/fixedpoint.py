@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from sdk.graph import lut16
 from sdk.graph import quantmath as qm
 from sdk.graph.ir import Tensor
 
@@ -90,3 +91,76 @@ def softmax_int8(x: np.ndarray, scale: float, beta: float, out: Tensor) -> np.nd
     exponent = (_SUM_BITS - headroom) + 31 - 8
     share = qm.rounding_divide_by_pot(qm.doubling_high_mul(scale_q31, powers), exponent)
     return np.clip(np.where(counted, share, 0) - 128, -128, 127).astype(out.dtype)
+
+
+def softmax_int16(x: np.ndarray, scale: float, beta: float) -> np.ndarray:
+    """x [..., C] int16 -> probabilities of 1/32768 as int16, along the last axis, by two tables."""
+    mult, shift = qm.quantize_multiplier(float(np.float32(scale) * np.float32(beta) / (10.0 / 65535.0)))
+    exp_table, reciprocal_table = softmax_int16_tables()
+    diff = x.astype(np.int64)
+    diff = diff - diff.max(axis=-1, keepdims=True)
+    place = np.clip(qm.multiply_by_quantized_multiplier(diff, mult, shift) + 32767, -32768, 32767)
+    powers = lut16.lookup(place, exp_table)
+    total = powers.sum(axis=-1, keepdims=True)
+    headroom = count_leading_zeros(total)
+    fraction = ((total << (headroom - 1)) + (1 << 13)) >> 14
+    share = lut16.lookup(np.clip(fraction - (1 << 15) - (1 << 16), -32768, 32767), reciprocal_table)
+    right = 31 - headroom
+    return np.clip((powers * share + (np.int64(1) << (right - 1))) >> right, 0, 32767).astype(np.int16)
+
+
+def softmax_int16_tables() -> tuple[np.ndarray, np.ndarray]:
+    """`(exp(x) over [-10, 0], 1 / (1 + x) over [0, 1])`, int16[513] each, for the kernel table."""
+    exp = lut16.build(lambda v: np.exp(v.astype(np.float64)).astype(np.float32), 10 / 65535, 2 / 65535, zero_in=32767)
+    reciprocal = lut16.build(lambda v: np.float32(1) / (np.float32(1) + v), 1 / 65535, 2 / 65535, zero_in=-32768)
+    return exp, reciprocal
+
+
+# ---- logarithm and log_softmax -------------------------------------------------------------------------------------
+
+
+def _log_sum(total: np.ndarray) -> np.ndarray:
+    """log(x) with `_DIFF_BITS` integer bits, for x >= 1 with `_SUM_BITS` integer bits: x = 2**k * r, a rational function of r."""
+    sqrt_half, sqrt_sqrt_half, log_2, quarter = 1518500250, 1805811301, 1488522236, 1 << (31 - 2 - _DIFF_BITS - 1)
+    bits = 31 - _DIFF_BITS - 1
+    headroom = count_leading_zeros(total)
+    r_a = _times_pot(qm.doubling_high_mul(_shift_left(total, headroom - 1), sqrt_half), 1)
+    power_a = np.clip(_shift_left(_SUM_BITS - headroom, bits) + quarter, qm.INT32_MIN, qm.INT32_MAX)
+    headroom_b = count_leading_zeros(qm.doubling_high_mul(total, sqrt_half)) - 1
+    r_b = _shift_left(total, headroom_b)
+    power_b = np.clip(_shift_left(_SUM_BITS - headroom_b, bits) - quarter, qm.INT32_MIN, qm.INT32_MAX)
+    r, power = np.minimum(r_a, r_b), np.maximum(power_a, power_b)
+    half_sum = (r + sqrt_sqrt_half + 1) >> 1
+    q = (r - sqrt_sqrt_half) * 2
+    square = qm.doubling_high_mul(q, q)
+    over = qm.doubling_high_mul(q, r) + qm.doubling_high_mul(qm.doubling_high_mul(q, square), 117049297)
+    under = qm.doubling_high_mul(half_sum, 1057819769 + q + qm.doubling_high_mul(127690142, square)) + qm.doubling_high_mul(638450708, q)
+    ratio = qm.doubling_high_mul(_times_pot(over, -_DIFF_BITS - 1), one_over_one_plus(under))
+    return _times_pot(qm.doubling_high_mul(power, log_2) + ratio, 1)
+
+
+def _shift_left(x: np.ndarray, by: np.ndarray | int) -> np.ndarray:
+    """Saturating left shift."""
+    return np.clip(np.asarray(x, np.int64) << by, qm.INT32_MIN, qm.INT32_MAX)
+
+
+def log_softmax_int8(x: np.ndarray, scale: float) -> np.ndarray:
+    """x [..., C] int8 -> logarithms of probabilities with scale 1/16 and zero point 127, along the last axis."""
+    mult, shift, diff_min = _input_multiplier(scale, 1.0)
+    back_mult, back_shift = qm.quantize_multiplier((1 << (31 - shift)) / mult)
+    diff = x.astype(np.int64)
+    diff = diff - diff.max(axis=-1, keepdims=True)
+    fine = qm.multiply_by_quantized_multiplier(diff, mult, shift)
+    counted = diff >= diff_min
+    powers = exp_on_negative(np.where(counted, fine, 0))
+    total = np.where(counted, qm.rounding_divide_by_pot(powers, _SUM_BITS), 0).sum(axis=-1, keepdims=True)
+    log_total = _log_sum(total)
+    lowest = np.maximum(diff_min - 1, qm.multiply_by_quantized_multiplier(log_total + qm.INT32_MIN, back_mult, back_shift))
+    result = qm.rounding_divide_by_pot(qm.wrap_int32(fine - log_total), 31 - _DIFF_BITS - 4) + 127
+    return np.where(diff > lowest, np.clip(result, -128, 127), -128).astype(np.int8)
+
+
+def reciprocal(x: np.ndarray, integer_bits: int) -> tuple[np.ndarray, np.ndarray]:
+    """`(raw, shift)` with `1 / x = raw / 2**31 / 2**shift`, for positive x with that many integer bits."""
+    headroom = count_leading_zeros(x)
+    return one_over_one_plus((np.asarray(x, np.int64) << headroom) - (1 << 31)), integer_bits - headroom

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from sdk.errors import ModelError
+from sdk.graph import lut16
 from sdk.graph import quantmath as qm
 from sdk.graph.ir import Quant
 
@@ -82,12 +83,33 @@ def unary_table(op: str, attrs: Attrs, source: Quant, target: Quant) -> np.ndarr
 
 
 def unary_integers(op: str, attrs: Attrs, q: np.ndarray, source: Quant, target: Quant, dtype: str) -> np.ndarray:
-    """The op on quantised values `q` of type `dtype`, by LiteRT's integer rule where it has one, else through float32."""
+    """The op on quantised values `q` of type `dtype`: by LiteRT's integer rule where it has one, else by a table of the float32 function."""
     if op not in FUNCTIONS:
         raise ModelError(f"{op!r} is not an elementwise op; known are {', '.join(FUNCTIONS)}")
-    if op in INTEGER and (dtype == "int8" or op != "hard_swish"):
-        return INTEGER[op](np.asarray(q, np.int64), attrs, source, target, dtype).astype(dtype)
+    rules = {**INTEGER, **(INTEGER_8 if dtype == "int8" else INTEGER_16)}
+    if op in rules:
+        return rules[op](np.asarray(q, np.int64), attrs, source, target, dtype).astype(dtype)
+    if dtype == "int16":
+        return lut16.lookup(q, unary_table_int16(op, attrs, source, target)).astype(np.int16)
     return _through_float(op, attrs, q, source, target, dtype)
+
+
+def unary_table_int16(op: str, attrs: Attrs, source: Quant, target: Quant) -> np.ndarray:
+    """int16[513] for `lut16.lookup`: the op on int16 values, where it has no integer rule of its own."""
+    lowest, highest = _F(target.scale[0]) * _F(-32768), _F(target.scale[0]) * _F(32767)
+
+    def function(x: np.ndarray) -> np.ndarray:
+        with np.errstate(all="ignore"):
+            return _within(op, FUNCTIONS[op](x, attrs), x, lowest, highest)
+
+    return lut16.build(function, source.scale[0], target.scale[0])
+
+
+def _within(op: str, y: np.ndarray, x: np.ndarray, lowest: Any, highest: Any) -> np.ndarray:
+    """Where the function has no value: log gives the lowest output, rsqrt the highest."""
+    if op == "log":
+        return np.where(x <= 0, lowest, y)
+    return np.where(x <= 0, highest, y) if op == "rsqrt" else y
 
 
 def _through_float(op: str, attrs: Attrs, q: np.ndarray, source: Quant, target: Quant, dtype: str) -> np.ndarray:
@@ -95,7 +117,8 @@ def _through_float(op: str, attrs: Attrs, q: np.ndarray, source: Quant, target: 
     low, high = qm.RANGE[dtype]
     real = _F(source.scale[0]) * (np.asarray(q, np.int64) - source.zero_point[0]).astype(np.float32)
     with np.errstate(all="ignore"):
-        steps = qm.round_away(FUNCTIONS[op](real, attrs) * (_F(1) / _F(target.scale[0])))
+        ends = ((low - target.zero_point[0]) * _F(target.scale[0]), (high - target.zero_point[0]) * _F(target.scale[0]))
+        steps = qm.round_away(_within(op, FUNCTIONS[op](real, attrs), real, *ends) * (_F(1) / _F(target.scale[0])))
     whole = np.nan_to_num(steps.astype(np.float64), nan=0.0) + target.zero_point[0]
     return np.clip(whole, low, high).astype(dtype)
 
@@ -159,11 +182,44 @@ def _truncated_high_mul_16(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return np.minimum(np.where(product < 0, -((-product) >> 15), product >> 15), 32767)
 
 
-#: op -> integers to integers, where LiteRT does not go through float.
+def _abs(q: np.ndarray, attrs: Attrs, source: Quant, target: Quant, dtype: str) -> np.ndarray:
+    return qm.requantise(np.abs(q - source.zero_point[0]), *_ratio(source, target), target.zero_point[0], *qm.RANGE[dtype], dtype)
+
+
+def _neg(q: np.ndarray, attrs: Attrs, source: Quant, target: Quant, dtype: str) -> np.ndarray:
+    """By the real value: LiteRT's int8 NEG negates the integer and forgets the zero point, which no model can want."""
+    return qm.requantise(source.zero_point[0] - q, *_ratio(source, target), target.zero_point[0], *qm.RANGE[dtype], dtype)
+
+
+def _clip(q: np.ndarray, attrs: Attrs, source: Quant, target: Quant, dtype: str) -> np.ndarray:
+    ends = qm.quantise_array(np.array([attrs["min"], attrs["max"]], np.float32), target.scale[0], target.zero_point[0], dtype)
+    return qm.requantise(q - source.zero_point[0], *_ratio(source, target), target.zero_point[0], int(ends[0]), int(ends[1]), dtype)
+
+
+def _sqrt(q: np.ndarray, attrs: Attrs, source: Quant, target: Quant, dtype: str) -> np.ndarray:
+    """LiteRT cuts the square root's fraction off; a negative input counts as 0."""
+    real = _F(source.scale[0]) * np.maximum(q - source.zero_point[0], 0).astype(np.float32)
+    steps = np.trunc(np.sqrt(real) / _F(target.scale[0])).astype(np.float64)
+    return np.clip(steps + target.zero_point[0], *qm.RANGE[dtype])
+
+
+def _sigmoid_16(q: np.ndarray, attrs: Attrs, source: Quant, target: Quant, dtype: str) -> np.ndarray:
+    return lut16.sigmoid(q, source.scale[0])
+
+
+def _tanh_16(q: np.ndarray, attrs: Attrs, source: Quant, target: Quant, dtype: str) -> np.ndarray:
+    return lut16.tanh(q, source.scale[0])
+
+
+#: op -> integers to integers, int8 and int16.
 INTEGER: Mapping[str, Integer] = {
     "relu": _relu("relu"),
     "relu6": _relu("relu6"),
     "relu_n1_to_1": _relu("relu_n1_to_1"),
     "leaky_relu": _leaky_relu,
-    "hard_swish": _hard_swish,
+    "abs": _abs,
+    "neg": _neg,
+    "clip": _clip,
 }
+INTEGER_8: Mapping[str, Integer] = {"hard_swish": _hard_swish, "sqrt": _sqrt}
+INTEGER_16: Mapping[str, Integer] = {"sigmoid": _sigmoid_16, "tanh": _tanh_16}

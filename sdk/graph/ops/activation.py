@@ -34,6 +34,14 @@ def _int16(name: str) -> Meaning:
     return meaning
 
 
+def fixed_int16_output(use: Use) -> str | None:
+    """int16 sigmoid and tanh: output scale 1/32768."""
+    out = use.outputs[0]
+    if use.node.op in ("sigmoid", "tanh") and use.input(0).dtype == "int16" and out is not None and out.quant and out.scale != 1 / 32768:
+        return f"its int16 output has scale {out.scale:g}; {use.node.op} gives scale 1/32768"
+    return None
+
+
 def prelu_shape(use: Use) -> Shape:
     """The input's; alpha broadcasts to it."""
     if broadcast_shape(use) != use.input(0).shape:
@@ -80,7 +88,8 @@ _UNARY: dict[str, tuple[str, dict[str, str]]] = {
 }
 
 OPS = (
-    *(Op(name, doc, ("x",), same_shape, {"float32": _float(name), "int8": _int8(name), "int16": _int16(name)}, attrs=attrs)
+    *(Op(name, doc, ("x",), same_shape, {"float32": _float(name), "int8": _int8(name), "int16": _int16(name)}, attrs=attrs,
+         constraints=(fixed_int16_output,) if name in ("sigmoid", "tanh") else ())
       for name, (doc, attrs) in _UNARY.items()),
     Op("prelu", "x where x >= 0, else alpha * x with one alpha per channel.", ("x", "alpha"), prelu_shape,
        {"float32": prelu_float, "int8": prelu_int}),

@@ -187,6 +187,9 @@ def batch_matmul_int(use: Use) -> np.ndarray:
     out, pairs = use.output(), qm.conv_multipliers(use.node, _tensors(use))
     low, high = qm.output_range(use.node, out)
     total = sums.astype(np.int64)
+    if out.dtype == "int16":
+        scaled = qm.multiply_by_quantized_multiplier_64(total, pairs[0][0], pairs[1][0])
+        return np.clip(scaled + out.zero_point, low, high).astype(out.dtype)
     return qm.requantise(qm.wrap_int32(total), pairs[0][0], pairs[1][0], out.zero_point, low, high, out.dtype)
 
 

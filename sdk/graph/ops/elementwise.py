@@ -6,6 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from sdk.graph import fixedpoint as fp
 from sdk.graph import quantmath as qm
 from sdk.graph.ops.base import Meaning, Op, Use, broadcast_shape, fixed, float_activation, same_quant
 
@@ -88,13 +89,18 @@ def squared_difference_int(use: Use) -> np.ndarray:
 
 
 def div_int(use: Use) -> np.ndarray:
-    """int8, int16: the quotient of the real values in float32, quantised; x / 0 saturates."""
-    a, b = (qm.dequantise_array(use.value(i), use.input(i).quant) for i in (0, 1))  # type: ignore[arg-type]
-    with np.errstate(all="ignore"):
-        real = a / b
-    out = use.output()
-    low, high = qm.output_range(use.node, out)
-    return np.clip(qm.quantise_array(real, out.scale, out.zero_point, out.dtype), low, high).astype(out.dtype)
+    """int8, int16: the offset numerator times the fixed-point reciprocal of the denominator; x / 0 gives the end of the range."""
+    a, b, out = use.input(0), use.input(1), use.output()
+    over, under = np.broadcast_arrays(*(use.value(i).astype(np.int64) - t.zero_point for i, t in enumerate((a, b))))
+    over, under = np.where(under < 0, -over, over), np.abs(under)
+    mult, shift = qm.quantize_multiplier(float(np.float32(a.scale) / (np.float32(b.scale) * np.float32(out.scale))))
+    inverse, inverse_shift = fp.reciprocal(np.maximum(under, 1), 31)
+    headroom = fp.count_leading_zeros(np.where(over < 0, ~over, over)) - 1
+    quotient = qm.doubling_high_mul(qm.doubling_high_mul(over << headroom, inverse), mult)
+    total = shift - inverse_shift - headroom
+    scaled = qm.rounding_divide_by_pot(quotient << np.maximum(total, 0), np.clip(-total, 0, 62))
+    scaled = np.where(under == 0, np.sign(over) * (1 << 20), scaled)
+    return np.clip(scaled + out.zero_point, *qm.output_range(use.node, out)).astype(out.dtype)
 
 
 def _extreme_int(function: Binary) -> Meaning:
