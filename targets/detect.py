@@ -28,7 +28,8 @@ def this_computer() -> dict[str, Any]:
     clock_hz = _clock_hz(info)
     if clock_hz:
         core["clock_hz"] = clock_hz
-    return {"cores": [core], "memories": [{"name": "ram", "kind": "ram", "size_bytes": _ram_bytes(), "roles": ["code", "data", "stack", "arena"]}]}
+    ram = {"name": "ram", "kind": "ram", "size_bytes": _ram_bytes(), "roles": ["code", "data", "stack", "arena"]}
+    return {"cores": [core], "memories": [ram]}
 
 
 def _cpuinfo() -> dict[str, str]:

@@ -20,21 +20,13 @@ from types import MappingProxyType
 from typing import Any
 
 from sdk.errors import DeviceFileError, UsageError
-from targets import schema
+from targets import checks, schema
 from targets.schema import Fact
 
 __all__ = [
     "Accelerator", "Core", "Device", "Emulator", "Fact", "Link", "Memory", "Peer", "Slot", "device_names", "load_device", "shipped_path",
 ]
 
-KINDS = ("mcu", "linux")
-MEMORY_KINDS = ("flash", "ram")
-ROLES = ("code", "data", "stack", "arena")
-LINK_KINDS = ("serial", "usb", "ssh", "local")
-ARCHS = ("armv6-m", "armv7e-m", "armv8-m.main", "armv8.1-m.main", "armv8-a", "xtensa-lx7", "riscv32imc", "x86-64", "riscv64", "unknown")
-ISA = (
-    "dsp", "fpu-sp", "fpu-dp", "mve", "pie", "neon", "dotprod", "fp16", "i8mm", "sse4.2", "avx2", "fma", "avx512f", "avx512-vnni",
-)
 MAX_REGIONS = 4  # EMBARQ_REGIONS of the C runtime: memory regions one model can spread over
 
 
@@ -166,7 +158,7 @@ class Device:
     def __post_init__(self) -> None:
         for name in ("defines", "sources", "facts"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
-        for check in CHECKS:
+        for check in checks.CHECKS:
             sentence = check(self)
             if sentence:
                 raise DeviceFileError(f"{self.file or self.name}: {sentence}")
@@ -202,7 +194,8 @@ class Device:
         fact = self.facts.get(path)
         if fact is None:
             close = difflib.get_close_matches(path, self.facts, n=1)
-            raise UsageError(f"{self.name} has no number {path}" + (f"; did you mean {close[0]}?" if close else "; add it to the device file."))
+            hint = f"did you mean {close[0]}?" if close else "add it to the device file."
+            raise UsageError(f"{self.name} has no number {path}; {hint}")
         if not fact.confirmed:
             raise UsageError(
                 f"{path} of {self.name} is not confirmed by any source (it may be {fact.value}); "
@@ -215,10 +208,11 @@ class Device:
         return {path: fact for path, fact in self.facts.items() if not fact.confirmed}
 
     def as_emulated(self) -> Device:
-        """The same device without the instructions that the emulated core lacks; build for this one to run under unicorn."""
+        """The same device with the core that is emulated, where that lacks something; build for this one to run under unicorn."""
         if self.emulator is None or not self.emulator.lacks:
             return self
-        core = dataclasses.replace(self.core, isa=tuple(token for token in self.core.isa if token not in self.emulator.lacks))
+        isa = tuple(token for token in self.core.isa if token not in self.emulator.lacks)
+        core = dataclasses.replace(self.core, name=self.emulator.cpu, arch=checks.EMULATED_ARCHS[self.emulator.cpu], isa=isa)
         return dataclasses.replace(self, cores=(core, *self.cores[1:]))
 
     def _only(self, role: str, kind: str) -> Memory:
@@ -233,7 +227,7 @@ class Device:
         for bank in (m for m in self.memories if m.kind == "ram" and "arena" in m.roles):
             last = banks[-1] if banks else None
             if last and last.end == bank.start and bank.reserved_bytes == 0:
-                roles = tuple(role for role in ROLES if role in last.roles or role in bank.roles)
+                roles = tuple(role for role in checks.ROLES if role in last.roles or role in bank.roles)
                 joined = dataclasses.replace(
                     last, name=f"{last.name}+{bank.name}", size_bytes=last.size_bytes + bank.size_bytes, roles=roles, sectors=()
                 )
@@ -241,101 +235,6 @@ class Device:
             else:
                 banks.append(bank)
         return banks
-
-
-# -- checks: each returns one sentence about the first thing that is wrong, or None ------------------------------------
-
-
-def check_choices(device: Device) -> str | None:
-    """Every word that must be one of a list is."""
-    asked = [("kind", device.kind, KINDS)]
-    asked += [("kind of memory " + m.name, m.kind, MEMORY_KINDS) for m in device.memories]
-    asked += [("role of memory " + m.name, role, ROLES) for m in device.memories for role in m.roles]
-    asked += [("kind of link " + link.name, link.kind, LINK_KINDS) for link in device.links]
-    asked += [("arch of core " + core.name, core.arch, ARCHS) for core in device.cores]
-    asked += [("isa of core " + core.name, token, ISA) for core in device.cores for token in core.isa]
-    for what, value, allowed in asked:
-        if value not in allowed:
-            close = difflib.get_close_matches(value, allowed, n=1)
-            return f'the {what} is "{value}" and must be one of {", ".join(allowed)}' + (f'; did you mean "{close[0]}"?' if close else ".")
-    return None
-
-
-def check_present(device: Device) -> str | None:
-    """There is something to run on and somewhere to put it."""
-    if not device.cores:
-        return "there is no [[cores]]; a device has at least one."
-    if not device.memories:
-        return "there is no [[memories]]; a device has at least one."
-    if not device.backends:
-        return "backends is empty; name at least one, most liked first."
-    return None
-
-
-def check_sizes(device: Device) -> str | None:
-    """Memories have bytes left, inside the address space, and cores exist."""
-    for core in device.cores:
-        if core.count < 1:
-            return f"the core {core.name} has count = {core.count} and must have at least 1."
-    top = 1 << (32 if device.kind == "mcu" else 52)
-    for memory in device.memories:
-        if memory.size_bytes == 0 or memory.reserved_bytes >= memory.size_bytes:
-            return f"the memory {memory.name} has {memory.size_bytes} bytes of which {memory.reserved_bytes} are reserved, so nothing is left; mend size_bytes."
-        if memory.end > top:
-            return f"the memory {memory.name} ends at {memory.end:#x}, outside the {top.bit_length() - 1}-bit address space; mend start or size_bytes."
-    return None
-
-
-def check_overlap(device: Device) -> str | None:
-    """No two memories of a bare board share an address (on Linux devices addresses mean nothing)."""
-    banks = sorted(device.memories, key=lambda m: m.start) if device.kind == "mcu" else []
-    for low, high in zip(banks, banks[1:], strict=False):
-        if low.end > high.start:
-            return f"the memories {low.name} and {high.name} overlap at {high.start:#x}; mend start or size_bytes."
-    return None
-
-
-def check_roles(device: Device) -> str | None:
-    """A bare board has exactly one place for code, one for the stack, and one at least for tensors."""
-    if device.kind != "mcu":
-        return None
-    for role, kind in (("code", "flash"), ("stack", "ram")):
-        holders = [m.name for m in device.memories if role in m.roles and m.kind == kind]
-        if len(holders) != 1:
-            return f'{len(holders)} {kind} memories have the role "{role}" and it must be exactly one.'
-    if not device.arena_regions():
-        return 'no RAM has the role "arena", so no tensor has a place; add it to the roles of a memory.'
-    return None
-
-
-def check_sectors(device: Device) -> str | None:
-    """Where sectors are listed they fill their memory exactly."""
-    for memory in device.memories:
-        total = sum(size * count for size, count in memory.sectors)
-        if memory.sectors and total != memory.size_bytes:
-            return f"the sectors of {memory.name} add up to {total} bytes and its size_bytes is {memory.size_bytes}; mend one of them."
-    return None
-
-
-def check_slots(device: Device) -> str | None:
-    """Update slots lie inside the flash."""
-    for slot in device.slots:
-        flash = device.flash
-        if slot.start < flash.usable_start or slot.start + slot.size_bytes > flash.end:
-            return f"the slot {slot.name} lies outside the flash {flash.usable_start:#x}..{flash.end:#x}; mend its start or size_bytes."
-    return None
-
-
-def check_sources(device: Device) -> str | None:
-    """Each number names a source, and each source is explained."""
-    for path, fact in device.facts.items():
-        for key in fact.source.split(","):
-            if key.strip() not in device.sources:
-                return f'the source "{key.strip()}" of {path} is not in [sources]; explain it there.'
-    return None
-
-
-CHECKS = (check_present, check_choices, check_sizes, check_overlap, check_roles, check_sectors, check_slots, check_sources)
 
 
 # -- loading -----------------------------------------------------------------------------------------------------------

@@ -29,7 +29,8 @@ KEYS: Mapping[str, Mapping[str, str]] = {
         "memset_bytes_s": "number", "source": "text",
     },
     "links": {
-        "name": "text!", "kind": "text!", "baud": "whole", "uart": "text", "base": "whole", "pins": "text", "usb_ids": "ids", "source": "text",
+        "name": "text!", "kind": "text!", "baud": "whole", "uart": "text", "base": "whole", "pins": "text", "usb_ids": "ids",
+        "source": "text",
     },
     "accelerators": {
         "name": "text!", "kind": "text!", "count": "whole", "clock_hz": "whole", "float32_flop_s": "number", "float16_flop_s": "number",
@@ -37,7 +38,9 @@ KEYS: Mapping[str, Mapping[str, str]] = {
     },
     "slots": {"name": "text!", "start": "whole!", "size_bytes": "whole!", "source": "text"},
     "peers": {"name": "text!", "model": "text!", "inferences_s": "number", "energy_uj": "number", "source": "text"},
-    "emulator": {"cpu": "text!", "lacks": "texts", "qemu_machine": "text", "qemu_cpu": "text", "qemu_icount_shift": "whole", "source": "text"},
+    "emulator": {
+        "cpu": "text!", "lacks": "texts", "qemu_machine": "text", "qemu_cpu": "text", "qemu_icount_shift": "whole", "source": "text",
+    },
     "sources": {"*": "text"},
     "defines": {"*": "define"},
 }
@@ -164,7 +167,11 @@ def _fits(value: Any, kind: str) -> bool:
         case "define":
             return whole or isinstance(value, str)
         case _:  # "sectors", "ids": pairs of whole numbers
-            return isinstance(value, list) and all(isinstance(pair, list) and len(pair) == 2 and all(_fits(n, "whole") for n in pair) for pair in value)
+            return isinstance(value, list) and all(_is_pair(pair) for pair in value)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(_fits(number, "whole") for number in value)
 
 
 def _kind(value: object) -> str:
@@ -203,11 +210,14 @@ def require(merged: Mapping[str, Any], file: str) -> None:
     """Raises DeviceFileError for the first key that a complete device needs and that is nowhere given."""
     for key, kind in KEYS[""].items():
         if kind.endswith("!") and key not in merged:
-            raise DeviceFileError(f'{file} has no "{key}", which every device needs; add it ({WANTED[kind.rstrip("!")]}) or say extends = "<a known device>".')
+            wanted = WANTED[kind.rstrip("!")]
+            raise DeviceFileError(f'{file} has no "{key}", which every device needs; add it ({wanted}) or say extends = "<a device>".')
     for name in (*LISTS, *TABLES):
         rows = merged.get(name, []) if name in LISTS else [merged[name]] if name in merged else []
         for row in rows:
             for key, kind in KEYS[name].items():
+                where = f"[[{name}]] {row.get('name', '')}" if name in LISTS else f"[{name}]"
                 if kind.endswith("!") and key not in row:
-                    where = f"[[{name}]] {row.get('name', '')}" if name in LISTS else f"[{name}]"
                     raise DeviceFileError(f'In {file}, {where} has no "{key}"; add it ({WANTED[kind.rstrip("!")]}).')
+                if kind.endswith("!") and isinstance(row[key], Fact) and not row[key].confirmed:
+                    raise DeviceFileError(f'In {file}, "{key}" in {where} is not confirmed and no device does without it; find its source.')

@@ -83,8 +83,7 @@ class EmulatedBoard:
         """As the reset line does: stack pointer and start address from the vector table. RAM keeps its content."""
         table = self.device.flash.usable_start + self.device.vector_offset
         stack, start = (int.from_bytes(self.read(table + at, 4), "little") for at in (0, 4))
-        self._bus.registers.clear()
-        self._bus.__post_init__()
+        self._bus.reset()
         self._uc.reg_write(self._api.UC_ARM_REG_SP, stack)
         self._uc.reg_write(self._api.UC_ARM_REG_LR, 0xFFFFFFFF)
         self._pc = start & ~1
@@ -244,7 +243,7 @@ class EmulatedBoard:
             rights = api.UC_PROT_READ | api.UC_PROT_EXEC if bank.kind == "flash" else api.UC_PROT_READ | api.UC_PROT_WRITE
             rights |= api.UC_PROT_EXEC if "code" in bank.roles else 0
             if bank.start % PAGE or bank.size_bytes % PAGE:
-                raise UsageError(f"The memory {bank.name} of {self.device.name} does not fill whole pages of {PAGE} bytes and cannot be emulated.")
+                raise UsageError(f"{bank.name} of {self.device.name} does not fill whole pages of {PAGE} bytes and cannot be emulated.")
             self._uc.mem_map_ptr(bank.start, bank.size_bytes, rights, ctypes.addressof(buffer))
 
     def _load(self) -> None:
@@ -253,8 +252,8 @@ class EmulatedBoard:
         for segment in self.program.segments:
             if segment.address < flash.usable_start or segment.address + len(segment.data) > flash.end:
                 raise UsageError(
-                    f"{self.program.name} loads {len(segment.data)} bytes at {segment.address:#010x}, outside the flash of {self.device.name} "
-                    f"({flash.usable_start:#010x}..{flash.end:#010x}); build it for this board."
+                    f"{self.program.name} loads {len(segment.data)} bytes at {segment.address:#010x}, outside the flash of "
+                    f"{self.device.name} ({flash.usable_start:#010x}..{flash.end:#010x}); build it for this board."
                 )
             self.poke(segment.address, segment.data)
         if "__stack_limit" in self.program.symbols:

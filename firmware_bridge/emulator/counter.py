@@ -129,7 +129,7 @@ def _cache_folder() -> Path:
                 return folder
         except OSError:
             continue
-    raise ToolError("The emulated board builds a small helper and found no folder to write it to; set XDG_CACHE_HOME to one that can be written.")
+    raise ToolError("The emulated board builds a small helper and found no folder to write it to; set XDG_CACHE_HOME to a writable one.")
 
 
 def _build(target: Path) -> None:

@@ -41,8 +41,10 @@ def _what(device: Device, program: Program, api: Any, errno: int, access: tuple[
         case api.UC_ERR_FETCH_UNMAPPED | api.UC_ERR_FETCH_PROT:
             return f"it jumped to {address:#010x}, where no code can be."
         case api.UC_ERR_INSN_INVALID:
-            lacks = f" (the emulated core has no {', '.join(device.emulator.lacks)})" if device.emulator and device.emulator.lacks else ""
-            return f"the instruction there is not one of {device.core.name}'s{lacks}."
+            if device.emulator and device.emulator.lacks:
+                lacks = ", ".join(device.emulator.lacks)
+                return f"the emulated core, a {device.emulator.cpu} without {lacks}, lacks the instruction there; build for as_emulated()."
+            return f"the instruction there is not one that a {device.core.name} has."
         case api.UC_ERR_EXCEPTION:
             return "it raised an exception that nothing handles (SVC, BKPT or a return from no interrupt)."
     return f"the emulator stopped with its error {errno}."

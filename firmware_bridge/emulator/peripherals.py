@@ -41,20 +41,29 @@ READY: Mapping[str, Mapping[int, Callable[[int], int]]] = {
     "stm32f4": {0x40023800: _mirror(0x05010001, 1), 0x40023808: _mirror(3, 2)},
     "stm32f7": {0x40023800: _mirror(0x15010001, 1), 0x40023808: _mirror(3, 2), 0x40007004: _always(3 << 16)},
     "stm32h7": {
-        0x58024400: lambda value: value | (value & 1) << 2 | (value & 1 << 24) << 1, 0x58024410: _mirror(7, 3), 0x58024818: _always(1 << 13),
+        0x58024400: lambda value: value | (value & 1) << 2 | (value & 1 << 24) << 1,
+        0x58024410: _mirror(7, 3),
+        0x58024818: _always(1 << 13),
     },
-    "stm32l4": {0x40021000: lambda value: value | (value & 1 << 8) << 2 | (value & 1 << 24) << 1, 0x40021008: _mirror(3, 2)},
+    "stm32l4": {
+        0x40021000: lambda value: value | (value & 1 << 8) << 2 | (value & 1 << 24) << 1,
+        0x40021008: _mirror(3, 2),
+    },
     "nrf52": {0x40000100: _always(1)},
     "nrf53": {0x50005100: _always(1)},
     "rp2040": {
-        0x4000C008: _always(0xFFFFFFFF), 0x40024004: _always(1 << 31), 0x40028000: _always(1 << 31), 0x40008038: _always(0xF), 0x40008044: _always(0xF),
+        0x4000C008: _always(0xFFFFFFFF), 0x40024004: _always(1 << 31), 0x40028000: _always(1 << 31),
+        0x40008038: _always(0xF), 0x40008044: _always(0xF),
     },
     "rp2350": {
-        0x40020008: _always(0xFFFFFFFF), 0x40048004: _always(1 << 31), 0x40050000: _always(1 << 31), 0x40010038: _always(0xF), 0x40010044: _always(0xF),
+        0x40020008: _always(0xFFFFFFFF), 0x40048004: _always(1 << 31), 0x40050000: _always(1 << 31),
+        0x40010038: _always(0xF), 0x40010044: _always(0xF),
     },
 }
 
-RESET_VALUES: Mapping[str, Mapping[int, int]] = {"stm32l4": {0x40021000: 0x63}, "stm32f4": {0x40023800: 0x83}, "stm32f7": {0x40023800: 0x83}}
+RESET_VALUES: Mapping[str, Mapping[int, int]] = {
+    "stm32f4": {0x40023800: 0x83}, "stm32f7": {0x40023800: 0x83}, "stm32l4": {0x40021000: 0x63},
+}
 
 CPUID = {
     "cortex-m0plus": 0x410CC601, "cortex-m3": 0x412FC230, "cortex-m4": 0x410FC241, "cortex-m7": 0x411FC272, "cortex-m33": 0x410FD214,
@@ -73,10 +82,14 @@ class Bus:
     counters: dict[int, int] = field(default_factory=dict)  # address -> value of now() when it read 0
 
     def __post_init__(self) -> None:
-        family = self.device.family
-        self.registers |= RESET_VALUES.get(family, {}) | {0xE000ED00: CPUID.get(self.device.core.name, 0)}
-        self._ready = READY.get(family, {})
+        self._ready = READY.get(self.device.family, {})
         self._times = _times(self.device)
+        self.reset()
+
+    def reset(self) -> None:
+        """Every register as after a reset; counters begin at 0."""
+        self.registers = {0xE000ED00: CPUID.get(self.device.core.name, 0), **RESET_VALUES.get(self.device.family, {})}
+        self.counters = {}
 
     def pages(self) -> tuple[int, ...]:
         """Pages to map, the system control space and the DWT among them."""

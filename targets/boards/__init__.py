@@ -61,7 +61,7 @@ def uart(device: Device | str) -> Link:
     for link in device.links:
         if link.uart:
             return link
-    raise ToolError(f"{device.name} has no link with a UART, so its firmware could not be reached; add uart and base to one of its [[links]].")
+    raise ToolError(f"{device.name} has no link with a UART to reach its firmware by; add uart and base to one of its [[links]].")
 
 
 def _family(device: Device) -> str:
@@ -110,7 +110,7 @@ def _bank(name: str, bank: Memory, attributes: str) -> str:
 
 
 def _flash_sections(device: Device) -> list[str]:
-    before = [f"    .boot2 ORIGIN(FLASH) : {{ KEEP(*(.boot2)) }} > FLASH"] if device.vector_offset else []
+    before = ["    .boot2 ORIGIN(FLASH) : { KEEP(*(.boot2)) } > FLASH"] if device.vector_offset else []
     return [
         *before,
         f"    .vectors ORIGIN(FLASH) + {device.vector_offset:#x} : {{ KEEP(*(.vectors)) KEEP(*(.image_def)) }} > FLASH",
