@@ -278,7 +278,17 @@ class Emulated:
         machine.hook_add(uc.UC_HOOK_BLOCK, counter)
         machine.emu_start(self.symbols["run_case"] | 1, self.STOP, timeout=120 * uc.UC_SECOND_SCALE)
         after = np.frombuffer(bytes(machine.mem_read(arena, before.size)), np.uint8)
+        self.last = counter
         return Result(collect(case, before, after), counter.instructions)
+
+    def profile(self) -> dict[str, int]:
+        """Instructions of the last run by function."""
+        starts = sorted((address & ~1, name) for name, address in self.symbols.items() if name in self.sizes)
+        total: dict[str, int] = {}
+        for address, count in self.last.blocks.items():
+            name = next((n for a, n in reversed(starts) if a <= address), "?")
+            total[name] = total.get(name, 0) + count
+        return total
 
 
 @dataclass
@@ -295,6 +305,7 @@ class Counter:
         if count is None:
             count = self.known[address, size] = thumb_count(bytes(machine.mem_read(address, size)))
         self.instructions += count
+        self.blocks[address] = self.blocks.get(address, 0) + count
 
 
 def thumb_count(code: bytes) -> int:

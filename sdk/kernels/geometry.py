@@ -27,6 +27,14 @@ def flatten_pointwise(window: Window) -> Window:
     return Window(1, 1, pixels, window.in_c, 1, pixels, window.out_c, 1, 1, 1, 1, 1, 1, 0, 0)
 
 
+def lay_down(window: Window) -> Window:
+    """A depthwise window on an image one pixel wide, seen as one row: the same bytes, and rows are what kernels are fast on."""
+    if (window.in_w, window.kernel_w, window.pad_left, window.out_w) != (1, 1, 0, 1):
+        return window
+    w = window
+    return Window(w.batch, 1, w.in_h, w.in_c, 1, w.out_h, w.out_c, 1, w.kernel_h, 1, w.stride_h, 1, w.dilation_h, 0, w.pad_top)
+
+
 def strides(shape: tuple[int, ...]) -> list[int]:
     """Elements from one index to the next, per dimension: (2, 3, 4) -> [12, 4, 1]."""
     return [math.prod(shape[i + 1 :]) for i in range(len(shape))]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from sdk.errors import UnsupportedOp
 from sdk.graph.ir import Graph, Node
 from sdk.kernels.base import Call, Kernel, Lowered, Refused, Site
-from sdk.kernels.ops import conv, conv_dsp, elementwise, pool, softmax
+from sdk.kernels.ops import conv, conv_dsp, depthwise_dsp, elementwise, pool, softmax
 
 S8 = ("int8",)
 ANY_CORE: frozenset[str] = frozenset()
@@ -18,6 +18,7 @@ DSP: frozenset[str] = frozenset({"dsp"})
 TABLE: tuple[Kernel, ...] = (
     Kernel("conv2d", S8, DSP, "embarq_conv2d_s8_dsp", "three pixels by two channels per block, two MACs an instruction", conv_dsp.conv2d_s8),
     Kernel("conv2d", S8, ANY_CORE, "embarq_conv2d_s8", "portable C, any geometry", conv.conv2d_s8),
+    Kernel("depthwise_conv2d", S8, DSP, "embarq_depthwise_s8_dsp", "rows in pairs, four channels at a time, each column unpacked once", depthwise_dsp.depthwise_s8),
     Kernel("depthwise_conv2d", S8, ANY_CORE, "embarq_depthwise_s8", "portable C, any geometry", conv.depthwise_s8),
     Kernel("dense", S8, DSP, "embarq_dense_s8_dsp", "four channels at a time, no scratch", conv_dsp.dense_s8),
     Kernel("dense", S8, ANY_CORE, "embarq_dense_s8", "portable C", conv.dense_s8),

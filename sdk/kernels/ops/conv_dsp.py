@@ -27,7 +27,7 @@ def conv2d_s8(site: Site) -> Lowered:
     sees_all = weights.shape[1:3] == (window.in_h, window.in_w) and (window.pad_top, window.pad_left) == (0, 0)
     if (window.out_h, window.out_w) == (1, 1) and (sees_all or window.in_h * window.in_w == 1):
         return _vector(site, matrix, window.batch)
-    return _columns(site, matrix, window)
+    return columns(site, matrix, window)
 
 
 def dense_s8(site: Site) -> Lowered:
@@ -43,7 +43,7 @@ def dense_s8(site: Site) -> Lowered:
     rows = math.prod(site.tensor(0).shape[:-1])
     if rows < 3:
         return _vector(site, weights, rows)
-    return _columns(site, weights, Window(1, 1, rows, depth, 1, rows, channels, 1, 1, 1, 1, 1, 1, 0, 0))
+    return columns(site, weights, Window(1, 1, rows, depth, 1, rows, channels, 1, 1, 1, 1, 1, 1, 0, 0))
 
 
 def _packed(site: Site, matrix: np.ndarray, group: int) -> tuple[Folded, np.ndarray] | Refused:
@@ -56,7 +56,8 @@ def _packed(site: Site, matrix: np.ndarray, group: int) -> tuple[Folded, np.ndar
     return folded, stream(*packed, folded, group)
 
 
-def _columns(site: Site, matrix: np.ndarray, window: Window) -> Lowered:
+def columns(site: Site, matrix: np.ndarray, window: Window) -> Lowered:
+    """The call of conv2d_s8_dsp for weights [N, K], K in the order of the window."""
     packed = _packed(site, matrix, 2)
     if isinstance(packed, Refused):
         return packed

@@ -89,6 +89,14 @@ typedef struct {
 
 typedef struct {
     embarq_ref input, output, scratch;
+    embarq_window window; /* in_c = out_c, a multiple of 4 */
+    int32_t input_zero_point;
+    int32_t low, high;
+    const int32_t *stream; /* depthwise_rows_s8_dsp.h */
+} embarq_depthwise_s8_dsp_params;
+
+typedef struct {
+    embarq_ref input, output, scratch;
     int32_t rows, depth, channels;
     int32_t low, high;
     const int32_t *stream;
@@ -136,6 +144,8 @@ void embarq_conv2d_s8_dsp_relu(const void *params, const embarq_memory *memory);
 void embarq_dense_s8_dsp(const void *params, const embarq_memory *memory);
 void embarq_dense_s8_dsp_relu(const void *params, const embarq_memory *memory);
 void embarq_depthwise_s8(const void *params, const embarq_memory *memory);
+void embarq_depthwise_s8_dsp(const void *params, const embarq_memory *memory);
+void embarq_depthwise_s8_dsp_relu(const void *params, const embarq_memory *memory);
 void embarq_dense_s8(const void *params, const embarq_memory *memory);
 void embarq_add_s8(const void *params, const embarq_memory *memory);
 void embarq_avg_pool_s8(const void *params, const embarq_memory *memory);
@@ -152,6 +162,10 @@ int32_t embarq_raster_overlap_bytes(const embarq_window *window, int32_t in_item
 /* conv2d_s8_dsp: columns of three pixels, and one gathered window where windows are not read in place. */
 uint32_t embarq_conv2d_s8_dsp_scratch_bytes(const embarq_window *window);
 int32_t embarq_conv2d_s8_dsp_overlap_bytes(const embarq_window *window);
+
+/* depthwise_s8_dsp: the columns of four channels of one output row. */
+uint32_t embarq_depthwise_s8_dsp_scratch_bytes(const embarq_window *window);
+int32_t embarq_depthwise_s8_dsp_overlap_bytes(const embarq_window *window);
 
 #ifdef __cplusplus
 }

@@ -2,6 +2,7 @@
  * all channels two by two. A block's input is read whole before its output is written, so output may follow input closely. */
 #include "bytes.h"
 #include "fixed.h"
+#include "limits_s8_dsp.h"
 #include "matrix_s8_dsp.h"
 
 #if defined(__ARM_FEATURE_DSP)
@@ -105,13 +106,6 @@ static void multiply(const work *k, int8_t *out, int32_t stride)
     }
 }
 
-static void clamp(const embarq_conv2d_s8_dsp_params *p, int8_t *out, int32_t count)
-{
-    for (int32_t i = 0; i < count; i++) {
-        out[i] = (int8_t)embarq_clamp(out[i], p->low, p->high);
-    }
-}
-
 static void image_loop(work *k, int8_t *out)
 {
     const embarq_window *w = &k->p->window;
@@ -139,7 +133,7 @@ static void image_loop(work *k, int8_t *out)
         }
         multiply(k, out, count == BLOCK ? channels : 0);
         if (narrow) {
-            clamp(k->p, out, count * channels);
+            embarq_limit_s8(out, count * channels, k->p->low, k->p->high);
         }
         done += count;
         out += count * channels;

@@ -1,6 +1,6 @@
 /* int8 fully connected layer on cores with DSP instructions: one input vector times four channels at a time, no scratch. */
 #include "bytes.h"
-#include "fixed.h"
+#include "limits_s8_dsp.h"
 #include "matrix_s8_dsp.h"
 
 #if defined(__ARM_FEATURE_DSP)
@@ -20,9 +20,7 @@ static void row(const embarq_dense_s8_dsp_params *p, const int8_t *in, int8_t *o
         embarq_copy(out + groups * GROUP, last, (size_t)(p->channels % GROUP));
     }
     if (p->low > INT8_MIN || p->high < INT8_MAX) {
-        for (int32_t c = 0; c < p->channels; c++) {
-            out[c] = (int8_t)embarq_clamp(out[c], p->low, p->high);
-        }
+        embarq_limit_s8(out, p->channels, p->low, p->high);
     }
 }
 
