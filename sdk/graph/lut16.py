@@ -39,12 +39,17 @@ def lookup(q: np.ndarray, table: np.ndarray) -> np.ndarray:
     q, table = np.asarray(q, np.int64), table.astype(np.int64)
     index = 256 + (q >> 7)
     base = table[index]
-    return base + (((table[index + 1] - base) * (q & 0x7F) + 64) >> 7)
+    slope = ((table[index + 1] - base + 32768) & 0xFFFF) - 32768  # an int16 in LiteRT: a jump over the whole range wraps
+    return base + ((slope * (q & 0x7F) + 64) >> 7)
 
 
 def sigmoid_table() -> np.ndarray:
-    """sigmoid(i / 24) * 2**16 for i = 0..255, of which `sigmoid` and `tanh` are made."""
-    return np.minimum(np.floor(65536 / (1 + np.exp(-np.arange(256) / 24)) + 0.5), 65535).astype(np.int64)
+    """sigmoid(i / 24) * 2**16 for i = 0..255, of which `sigmoid` and `tanh` are made; leaning as in `build`."""
+    index = np.arange(256)
+    here, middle, after = (65536 / (1 + np.exp(-(index + part) / 24)) for part in (0, 0.5, 1))
+    table = np.floor(here + (middle - (here + after) / 2) / 2 + 0.5).astype(np.int64)
+    table[255] = 65535
+    return table
 
 
 def _input_multiplier(scale: float, shifts: tuple[int, ...]) -> tuple[int, int]:
