@@ -127,7 +127,7 @@ def lower_bound(problem: Problem, alignment: int = 4) -> int:
     for step in reversed(alive):
         for link in step.shared:
             without = _bytes_at(step, [other for other in step.shared if other != link], alignment)
-            if without > low and link[2] > 0:
+            if without > low:
                 links.append((link[0], step.made, round_up(link[2], alignment), without))
     high = max([low, *(without for *_, without in links)])
     while low < high:

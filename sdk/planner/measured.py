@@ -1,9 +1,11 @@
 """Bytes of code and stack that each C function takes, measured from real builds, with a marked estimate where none was.
 
-`sdk/kernels/measured.json` holds {toolchain: {isa: {"base": {...}, function: {...}}}}; an `isa` key is the architecture and
+`sdk/kernels/measured.json` holds {compiler: {isa: {"base": {...}, function: {...}}}}; an `isa` key is the architecture and
 the sorted extensions joined by "+", as `isa_key` writes it. "base" is everything but the kernels: start-up, bridge, main.
-Per entry: "text" (code), "rodata" (constants of the code itself), "data", "bss", "stack" (deepest use, callees included), and
-where they were measured "cycles_per_mac", "cycles_per_element", "cycles_per_call".
+Per entry: "text" (code), "rodata" (constants of the code itself), "data", "bss", "stack" (deepest use, callees included).
+A kernel's "needs" are the functions it brings beside "text", name -> bytes: what several kernels need is counted once.
+The base's "callback_stack" is the deepest function that is called through a pointer. Where they were measured, a kernel also
+has "cycles_per_mac", "cycles_per_element", "cycles_per_call".
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ from targets.device import Core, Device
 FILE = Path(__file__).resolve().parents[1] / "kernels" / "measured.json"
 #: Used where nothing was measured, and said so in the plan's decisions.
 BASE_ESTIMATE: Mapping[str, int] = {"text": 9000, "rodata": 1200, "data": 16, "bss": 1600, "stack": 700}
+#: What an interrupt pushes before its handler runs: 26 words with the FPU's registers, and a word of alignment.
+EXCEPTION_FRAME = 108
 KERNEL_ESTIMATE: Mapping[str, int] = {"text": 1400, "rodata": 0, "data": 0, "bss": 0, "stack": 200}
 
 
@@ -54,10 +58,14 @@ def footprint(device: Device, compiler: str, functions: Sequence[str], measured:
     names = list(dict.fromkeys(functions))
     base = entries.get("base", BASE_ESTIMATE)
     kernels = [entries.get(name, KERNEL_ESTIMATE) for name in names]
+    needs: dict[str, int] = {}
+    for kernel in kernels:
+        needs.update(kernel.get("needs", {}))
     missing = tuple(name for name in ("base", *names) if name not in entries)
 
     def total(key: str) -> int:
         return int(base.get(key, 0)) + sum(int(k.get(key, 0)) for k in kernels)
 
-    stack = int(base.get("stack", 0)) + max((int(k.get("stack", 0)) for k in kernels), default=0)
-    return Footprint(total("text"), total("rodata"), total("data"), total("bss"), stack, missing, entries)
+    deepest = max((int(k.get("stack", 0)) for k in kernels), default=0)
+    stack = int(base.get("stack", 0)) + int(base.get("callback_stack", 0)) + deepest + EXCEPTION_FRAME
+    return Footprint(total("text") + sum(needs.values()), total("rodata"), total("data"), total("bss"), stack, missing, entries)

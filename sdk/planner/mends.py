@@ -63,7 +63,7 @@ def _patches(wish: Wish, needs: Needs) -> Iterator[Mend]:
     """The first layers patch by patch: the arena by calculation, since no kernel runs that way yet."""
     arena = sum(needs.arrangement.layout.arena_bytes)
     over = sum(s.over_bytes for s in needs.shortfall if s.memory != wish.device.flash.name)
-    patched = best_patches(needs.arrangement) if over else None
+    patched = best_patches(needs.arrangement, arena - over) if over else None
     if patched is None or patched.arena_bytes >= arena:
         return
     flash_over = any(s.memory == wish.device.flash.name for s in needs.shortfall)

@@ -38,8 +38,11 @@ class Patched:
     extra_macs: int
 
 
-def best_patches(arrangement: Arrangement) -> Patched | None:
-    """The patched start with the smallest arena, the cheapest among equals; None where no start of the graph can be patched."""
+def best_patches(arrangement: Arrangement, room_bytes: int) -> Patched | None:
+    """The cheapest patched start whose arena has at most `room_bytes`, else the one with the smallest arena.
+
+    None where no start of the graph can be patched.
+    """
     graph, problem = arrangement.graph, arrangement.problem
     by_name = {node.name: node for node in graph.nodes}
     nodes = [by_name[step.name] for step in problem.steps]
@@ -51,6 +54,9 @@ def best_patches(arrangement: Arrangement) -> Patched | None:
             if min(height, width) >= grid:
                 arena, extra = _patched(graph, nodes[:k], problem, grid)
                 found.append(Patched(k, nodes[k - 1].outputs[0], grid, max([arena, *rest[k:]]), extra))
+    enough = [p for p in found if p.arena_bytes <= room_bytes]
+    if enough:
+        return min(enough, key=lambda p: (p.extra_macs, p.arena_bytes, p.layers))
     return min(found, key=lambda p: (p.arena_bytes, p.extra_macs, p.layers), default=None)
 
 

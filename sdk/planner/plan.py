@@ -88,7 +88,7 @@ def _steps(wish: Wish, needs: Needs) -> tuple[PlanStep, ...]:
         node = by_name[step.name]
         call: Any = needs.calls[node.name] if wish.device.kind == "mcu" else None
         out = graph[node.outputs[0]]
-        cycles = node_cycles(graph, node, wish.device.isa, needs.code.entries.get(call.function) if call else None)
+        cycles = node_cycles(graph, node, wish.device.isa, needs.code.entries.get(call.function)) if call else 0.0
         op = str(node.attrs.get("kind", node.op)) if node.op == "opaque" else node.op
         rows.append(
             PlanStep(
@@ -102,6 +102,9 @@ def _steps(wish: Wish, needs: Needs) -> tuple[PlanStep, ...]:
 def _cost(wish: Wish, needs: Needs) -> Cost:
     graph = needs.arrangement.graph
     entries = needs.code.entries
+    macs = sum(node_macs(graph, node) for node in graph.nodes)
+    if wish.device.kind != "mcu":
+        return Cost(macs, 0, wish.device.core.clock_hz, "speed is not estimated for this kind of device")
     cycles, measured = 0.0, True
     for node in graph.nodes:
         call: Any = needs.calls.get(node.name)
@@ -111,7 +114,7 @@ def _cost(wish: Wish, needs: Needs) -> Cost:
         measured = measured and "cycles_per_mac" in entry
         cycles += node_cycles(graph, node, wish.device.isa, entry)
     basis = "measured cycles per kernel" if measured else "estimate: a table of cycles per MAC, no caches, no wait states"
-    return Cost(sum(node_macs(graph, node) for node in graph.nodes), round(cycles), wish.device.core.clock_hz, basis)
+    return Cost(macs, round(cycles), wish.device.core.clock_hz, basis)
 
 
 def _decisions(wish: Wish, needs: Needs) -> Iterator[str]:
@@ -157,7 +160,7 @@ def _input_decision(wish: Wish, needs: Needs) -> Iterator[str]:
         kept = lower_bound(from_graph(graph, needs.calls, keep_input=True), wish.alignment)
         more = kept - sum(needs.arrangement.layout.arena_bytes)
         if more > 0:
-            yield f"The input's bytes are reused after their last reader, so write it before every run; keeping them takes {more:,} more."
+            yield f"The input's bytes are reused once it is read, so write it before every run; keeping them takes {more:,} or more."
 
 
 def _place_decision(wish: Wish, needs: Needs) -> Iterator[str]:

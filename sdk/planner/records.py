@@ -98,7 +98,7 @@ class PlanStep:
 
 @dataclass(frozen=True)
 class Cost:
-    """Work of one inference. `cycles` is an estimate, see `sdk.planner.latency`; `latency_s` is None where the clock is unknown."""
+    """Work of one inference. `cycles` is an estimate, see `sdk.planner.latency`; 0 where there is none."""
 
     macs: int
     cycles: int
@@ -107,8 +107,8 @@ class Cost:
 
     @property
     def latency_s(self) -> float | None:
-        """Seconds an inference takes, by the estimate."""
-        return self.cycles / self.clock_hz if self.clock_hz else None
+        """Seconds an inference takes, by the estimate; None where it is missing or the clock is not confirmed."""
+        return self.cycles / self.clock_hz if self.clock_hz and self.cycles else None
 
 
 @dataclass(frozen=True)

@@ -151,7 +151,8 @@ def _speed(plan: Plan) -> str:
     cost = plan.cost
     latency = cost.latency_s
     time = f", {seconds(latency)} at {cost.clock_hz / 1e6:g} MHz" if latency is not None else ", the clock is not confirmed"
-    lines = [f"Work: {cost.macs:,} multiply-accumulates, about {cost.cycles:,} cycles{time} ({cost.basis})"]
+    cycles = f", about {cost.cycles:,} cycles{time}" if cost.cycles else ""
+    lines = [f"Work: {cost.macs:,} multiply-accumulates{cycles} ({cost.basis})"]
     if plan.flash is not None:
         lines.append(f"Stack: at most {plan.stack_bytes:,} bytes, {plan.stack_reserved_bytes:,} set aside; compiler {plan.compiler}")
     slowest = sorted(plan.steps, key=lambda s: (-s.cycles, s.index))[:3]
@@ -179,7 +180,8 @@ def budget_text(budget: Budget) -> str:
     head = f"{device.name}{f' ({device.title})' if device.title else ''}: {budget.arena_bytes:,} bytes of RAM for tensors{flash}"
     parts = [textwrap.fill(head, WIDTH, subsequent_indent="    "), _memories(budget.memories), "\n".join(_fact_lines(budget))]
     if budget.estimated:
-        parts.append("Code, data and stack of the runtime are estimates: nobody has measured them for this core and compiler yet.")
+        text = "Code, data and stack of the runtime are estimates: nobody has measured them for this core and compiler yet."
+        parts.append(textwrap.fill(text, WIDTH))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 

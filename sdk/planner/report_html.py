@@ -54,7 +54,7 @@ def plan_html(plan: Plan) -> str:
         _list("What would make it fit, best first", [m.text for m in plan.mends]),
         _list("Decisions", plan.decisions),
         "<h2>Steps</h2>" + _steps(plan) if plan.steps else "",
-        f"<footer>Made by embarq. Cycles: {escape(plan.cost.basis)}.</footer>",
+        f"<footer>Made by embarq. Work: {escape(plan.cost.basis)}.</footer>",
     ]
     head = '<meta charset=utf-8><meta name=viewport content="width=device-width,initial-scale=1">'
     head += f"<title>{title}</title><style>{STYLE}</style>"

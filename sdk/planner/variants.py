@@ -10,6 +10,11 @@ from sdk.errors import EmbarqError
 from sdk.graph.ir import Graph, Node, Quant, Tensor
 from sdk.graph.ops import OPS
 
+#: Ops whose int8 output has one possible scale and zero point.
+_FIXED = {
+    "softmax": Quant((1 / 256,), (-128,)), "sigmoid": Quant((1 / 256,), (-128,)), "tanh": Quant((1 / 128,), (0,)),
+    "log_softmax": Quant((16 / 256,), (127,)),
+}  # fmt: skip
 _WEIGHTED = {"conv2d": 0, "depthwise_conv2d": 3, "dense": 0}  # op -> the axis of its weight's channels
 
 
@@ -59,6 +64,9 @@ def as_int8(graph: Graph) -> Graph | None:
     for node in graph.nodes:
         if node.op in _WEIGHTED:
             _give_weights(tensors, node)
+        if node.op in _FIXED:
+            out = node.outputs[0]
+            tensors[out] = replace(tensors[out], quant=_FIXED[node.op])
     kept = tuple(node for node in graph.nodes if node.op not in ("quantize", "dequantize"))
     return graph.with_nodes(graph.nodes, tensors) if len(kept) == len(graph.nodes) else None
 
