@@ -1,4 +1,7 @@
-"""The command line `embarq`: it calls the library, prints what that returns, and turns errors into one sentence and an exit code."""
+"""The command line `embarq`: runs a command and turns whatever goes wrong into one sentence and an exit code.
+
+The commands are in `sdk/commands`. They are imported inside `main`, so that Ctrl-C is answered from the first moment on.
+"""
 
 from __future__ import annotations
 
@@ -8,64 +11,23 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Any
 
-import typer
-
-import sdk
-from sdk.commands import board, build, facts
 from sdk.errors import EmbarqError, UsageError
 
 INTERRUPTED = 130  # what a shell reports for a program stopped by Ctrl-C
-
-COMMANDS = (
-    facts.devices, facts.ops, facts.inspect,
-    build.plan, build.compile,
-    board.verify, board.flash, board.run, board.profile,
-)  # fmt: skip
-
-
-def make_app() -> typer.Typer:
-    """The command line as a typer application."""
-    app = typer.Typer(
-        name="embarq",
-        help="Say before anything is flashed whether a model fits a device and why; compile it, put it there, prove it.",
-        no_args_is_help=True,
-        add_completion=False,
-        pretty_exceptions_enable=False,
-        rich_markup_mode="rich",
-        context_settings={"help_option_names": ["-h", "--help"]},
-        epilog="Exit codes: 0 ok, 1 internal, 2 usage, 3 does not fit, 4 unsupported, 5 verification failed, 6 device or link, "
-        "7 signature, 8 version.",
-    )
-    app.callback()(_top)
-    for command in COMMANDS:
-        app.command()(command)
-    return app
-
-
-def _version(asked: bool) -> None:
-    if asked:
-        sys.stdout.write(f"embarq {sdk.__version__}\n")
-        raise typer.Exit
-
-
-def _top(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")] = False) -> None:
-    pass
 
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code. Never lets a traceback out unless --debug or EMBARQ_DEBUG asks for it."""
     args = list(sys.argv[1:] if args is None else args)
     try:
-        code = make_app()(args=args, prog_name="embarq", standalone_mode=False)
-        sys.stdout.flush()
-        if code == INTERRUPTED:
-            raise KeyboardInterrupt
-        return int(code or 0)
-    except (BrokenPipeError, SystemExit):  # typer ends the process itself when the reader of the output has left
+        from sdk.commands.app import run
+
+        return run(args)
+    except BrokenPipeError:
         return _reader_left()
-    except (KeyboardInterrupt, typer.Abort):
+    except KeyboardInterrupt:
         sys.stderr.write("embarq: stopped; nothing half-done was left behind\n")
         return INTERRUPTED
     except Exception as error:

@@ -15,12 +15,12 @@ import pytest
 
 import sdk
 from sdk import cli, errors
-from sdk.commands import arrays, common
+from sdk.commands import app, arrays, common
 from sdk.graph.ir import Tensor
 from tests.data import shared
 
 ROOT = Path(__file__).resolve().parent.parent
-NAMES = [command.__name__ for command in cli.COMMANDS]
+NAMES = [command.__name__ for command in app.COMMANDS]
 DEVICE = "stm32f405"
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from sdk import cli
+from sdk.commands import app
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,7 +39,7 @@ def test_the_python_example_runs(tmp_path):
 
 def test_the_table_of_commands_is_the_list_of_commands():
     named = re.findall(r"^\| `embarq (\w+)", section("From the command line"), re.M)
-    assert sorted(named) == sorted(command.__name__ for command in cli.COMMANDS)
+    assert sorted(named) == sorted(command.__name__ for command in app.COMMANDS)
 
 
 def test_each_option_in_the_readme_exists(capsys):
