@@ -15,12 +15,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from firmware_bridge.emulator.counter import STEPS, make_counter
+from firmware_bridge.emulator.counter import STEPS, library, make_counter
 from firmware_bridge.emulator.elf import Program, Symbol, load_elf
-from firmware_bridge.emulator.peripherals import PAGE, Bus
+from firmware_bridge.emulator.faults import explain, explain_fpu
+from firmware_bridge.emulator.memory import PAGE, BoardMemory, Dma
+from firmware_bridge.emulator.peripherals import Bus
 from firmware_bridge.emulator.uarts import UART_MODELS, Port, Uart, make_uart
 from sdk.errors import BoardFault, ToolError, UsageError
-from targets.device import Device, Memory, load_device
+from targets.device import Device, load_device
 
 PAINT = 0xA5  # what the stack is filled with, to see later how deep it went
 SLICE = 100_000_000  # instructions between two chances for Ctrl-C: about a quarter of a second
@@ -50,9 +52,9 @@ class EmulatedBoard:
         if ticks not in ("instructions", "cycles"):
             raise UsageError(f'ticks is "{ticks}" and must be "instructions" or "cycles".')
         self._ticks = ticks
-        self._buffers = {bank.name: (bank, (ctypes.c_uint8 * bank.size_bytes)()) for bank in self.device.memories}
+        self._memory = BoardMemory(self.device)
         self._uc, self._api = _new_cpu(self.device)
-        self._map_memories()
+        self._memory.map_into(self._uc, self._api)
         self._load()
         self._counter = self._new_counter(step_symbol)
         self._access: tuple[int, int, int] | None = None
@@ -112,7 +114,7 @@ class EmulatedBoard:
     def _slice(self) -> bool:
         """Runs up to the counter's limit; True when the program went to sleep."""
         counter = self._counter
-        counter.stop = counter.stopped = 0
+        counter.stop = counter.stopped = counter.fpu_trap = 0
         self._access = None
         try:
             self._uc.emu_start(self._pc | 1, 0xFFFFFFFF)
@@ -120,7 +122,10 @@ class EmulatedBoard:
             self._pc = self._uc.reg_read(self._api.UC_ARM_REG_PC)
             self._take_back()
             raise BoardFault(self._explain(error.errno)) from None
-        self._pc = self._uc.reg_read(self._api.UC_ARM_REG_PC)
+        finally:
+            self._pc = self._uc.reg_read(self._api.UC_ARM_REG_PC)
+        if counter.fpu_trap:
+            raise BoardFault(explain_fpu(self.device, self.program, self._pc))
         return not counter.stopped
 
     def _take_back(self) -> None:
@@ -149,10 +154,11 @@ class EmulatedBoard:
         self._counter.clear()
 
     def steps(self) -> list[Cost]:
-        """Cost of each value the firmware gave its step variable, value 0 first; empty when the firmware has no such variable."""
+        """Cost of each value the firmware gave its step variable, value 0 first; empty when the firmware has no such variable.
+        What ran while the variable had a value of 4095 or more belongs to no step."""
         if not self._counter.step:
             return []
-        used = [n for n in range(STEPS) if self._counter.step_instructions[n]]
+        used = [n for n in range(STEPS - 1) if self._counter.step_instructions[n]]
         return [
             Cost(self._step_name(n), int(self._counter.step_instructions[n]), int(self._counter.step_cycles[n]))
             for n in range((used[-1] if used else -1) + 1)
@@ -179,6 +185,12 @@ class EmulatedBoard:
                 return high - low - index
         return 0
 
+    def paint_stack(self, below: int | None = None) -> None:
+        """Forgets how deep the stack went: fills it again below an address (the stack pointer when not given)."""
+        low = self.symbol("__stack_limit").address
+        high = self._uc.reg_read(self._api.UC_ARM_REG_SP) if below is None else below
+        self.poke(low, bytes([PAINT]) * max(high - low, 0))
+
     def arena_peak_bytes(self) -> tuple[int, ...]:
         """For each region how many bytes of its arena, from the start, were touched. Needs watch=True."""
         if not self.watched:
@@ -201,54 +213,19 @@ class EmulatedBoard:
         if isinstance(place, str):
             found = self.symbol(place)
             place, size = found.address, found.size_bytes if size is None else size
-        bank, buffer = self._bank(place, size or 0)
-        return bytes(buffer[place - bank.start : place - bank.start + (size or 0)])
+        return self._memory.read(place, size or 0)
 
     memory_read = read
 
     def poke(self, place: int | str, data: bytes) -> None:
         """Puts bytes into a memory at an address or symbol, also into flash."""
-        address = self.symbol(place).address if isinstance(place, str) else place
-        bank, buffer = self._bank(address, len(data))
-        ctypes.memmove(ctypes.addressof(buffer) + address - bank.start, data, len(data))
+        self._memory.write(self.symbol(place).address if isinstance(place, str) else place, data)
 
     # -- making it -----------------------------------------------------------------------------------------------------
 
-    def _bank(self, address: int, size: int) -> tuple[Memory, Any]:
-        for bank, buffer in self._buffers.values():
-            if bank.start <= address and address + size <= bank.end:
-                return bank, buffer
-        joined = [bank for bank in self.device.arena_regions() if bank.start <= address and address + size <= bank.end]
-        if joined:
-            return joined[0], self._joined_buffer(joined[0])
-        raise UsageError(f"{self.device.name} has no memory of {size} bytes at {address:#010x}.")
-
-    def _joined_buffer(self, region: Memory) -> Any:
-        """Banks that follow each other are one buffer, see _map_memories."""
-        return self._regions[region.start]
-
-    def _map_memories(self) -> None:
-        """Each bank at its address; neighbouring RAM banks share one buffer, so that data may lie across them."""
-        self._regions: dict[int, Any] = {}
-        for region in self.device.arena_regions():
-            self._regions[region.start] = (ctypes.c_uint8 * region.size_bytes)()
-        for name, (bank, buffer) in list(self._buffers.items()):
-            for region in self.device.arena_regions():
-                if region.start <= bank.start and bank.end <= region.end:
-                    shared = self._regions[region.start]
-                    buffer = (ctypes.c_uint8 * bank.size_bytes).from_buffer(shared, bank.start - region.start)
-            self._buffers[name] = (bank, buffer)
-        api = self._api
-        for bank, buffer in self._buffers.values():
-            rights = api.UC_PROT_READ | api.UC_PROT_EXEC if bank.kind == "flash" else api.UC_PROT_READ | api.UC_PROT_WRITE
-            rights |= api.UC_PROT_EXEC if "code" in bank.roles else 0
-            if bank.start % PAGE or bank.size_bytes % PAGE:
-                raise UsageError(f"{bank.name} of {self.device.name} does not fill whole pages of {PAGE} bytes and cannot be emulated.")
-            self._uc.mem_map_ptr(bank.start, bank.size_bytes, rights, ctypes.addressof(buffer))
-
     def _load(self) -> None:
         flash = self.device.flash
-        ctypes.memset(self._buffers[flash.name][1], 0xFF, flash.size_bytes)
+        self._memory.write(flash.start, b"\xff" * flash.size_bytes)
         for segment in self.program.segments:
             if segment.address < flash.usable_start or segment.address + len(segment.data) > flash.end:
                 raise UsageError(
@@ -257,8 +234,7 @@ class EmulatedBoard:
                 )
             self.poke(segment.address, segment.data)
         if "__stack_limit" in self.program.symbols:
-            low, high = self.symbol("__stack_limit").address, self.symbol("__stack_top").address
-            self.poke(low, bytes([PAINT]) * (high - low))
+            self.paint_stack(self.symbol("__stack_top").address)
 
     def _new_counter(self, step_symbol: str) -> Any:
         ends = [s.address + len(s.data) for s in self.program.segments]
@@ -267,14 +243,12 @@ class EmulatedBoard:
         step = self.program.symbols.get(step_symbol)
         pointer = 0
         if step is not None:
-            bank, buffer = self._bank(step.address, 4)
-            pointer = ctypes.addressof(buffer) + step.address - bank.start
-        code = ctypes.addressof(self._buffers[flash.name][1])
+            self.poke(step.address, b"\xff\xff\xff\xff")  # RAM begins with anything: no step, until start-up sets it
+            pointer = self._memory.pointer(step.address, 4)
+        code = self._memory.pointer(flash.start)
         return make_counter(self.device.core.name, flash.start, end, code, pointer, self._api.uclib.uc_emu_stop)
 
     def _hook(self) -> None:
-        from firmware_bridge.emulator.counter import library
-
         api = self._api
         api.add_native_hook(self._uc, api.UC_HOOK_BLOCK, library().count_block, ctypes.byref(self._counter), 1, 0)
         self._uc.hook_add(api.UC_HOOK_MEM_INVALID, self._note_access)
@@ -284,8 +258,6 @@ class EmulatedBoard:
         return False
 
     def _watch(self) -> None:
-        from firmware_bridge.emulator.counter import library
-
         api = self._api
         for index in range(len(self.device.arena_regions())):
             names = (f"__arena_{index}_start", f"__arena_{index}_end")
@@ -302,7 +274,7 @@ class EmulatedBoard:
 
     def _map_peripherals(self) -> None:
         self._port = Port(now=lambda: int(self._counter.instructions), idle=self._went_idle)
-        self._bus = Bus(self.device, self._now, self._wants_reset)
+        self._bus = Bus(self.device, self._now, self._wants_reset, self._fpu_switched)
         uarts = self._uarts()
         for page in sorted({*self._bus.pages(), *(base & ~(PAGE - 1) for base in uarts)}):
             here = {base - page: uart for base, uart in uarts.items() if page <= base < page + PAGE}
@@ -312,7 +284,7 @@ class EmulatedBoard:
         found: dict[int, Uart] = {}
         for link in self.device.links:
             if link.uart:
-                uart = make_uart(link.uart, self._port, _Ram(self))
+                uart = make_uart(link.uart, self._port, Dma(self.device, self._memory))
                 if uart is None:
                     raise UsageError(f'{self.device.name} has a UART of the model "{link.uart}"; known are {", ".join(UART_MODELS)}.')
                 found[link.base] = uart
@@ -342,6 +314,9 @@ class EmulatedBoard:
         self._idle = True
         self._counter.stop = 1
 
+    def _fpu_switched(self, on: bool) -> None:
+        self._counter.fpu_on = int(on)
+
     def _wants_reset(self) -> None:
         self._reset_wanted = True
         self._counter.stop = 1
@@ -352,30 +327,10 @@ class EmulatedBoard:
         return self.step_names[step] if step < len(self.step_names) else f"step {step}"
 
     def _explain(self, errno: int) -> str:
-        from firmware_bridge.emulator.faults import explain
-
-        step = ctypes.c_uint32.from_address(self._counter.step).value if self._counter.step else None
+        step = ctypes.c_uint32.from_address(self._counter.step).value if self._counter.step else STEPS
         caller = self._uc.reg_read(self._api.UC_ARM_REG_LR)
-        layer = self._step_name(step) if step is not None else ""
+        layer = self._step_name(step) if step < STEPS - 1 else ""
         return explain(self.device, self.program, self._api, errno, self._access, self._pc, caller, layer)
-
-
-@dataclass(frozen=True)
-class _Ram:
-    """RAM as a DMA sees it: the flash is out of reach."""
-
-    board: EmulatedBoard
-
-    def read(self, address: int, size: int) -> bytes:
-        """Bytes at an address; zeros outside the RAM."""
-        if any(bank.start <= address and address + size <= bank.end for bank in self.board.device.arena_regions()):
-            return self.board.read(address, size)
-        return bytes(size)
-
-    def write(self, address: int, data: bytes) -> None:
-        """Puts bytes there."""
-        if any(bank.start <= address and address + len(data) <= bank.end for bank in self.board.device.arena_regions()):
-            self.board.poke(address, data)
 
 
 def _new_cpu(device: Device) -> tuple[Any, Any]:

@@ -12,7 +12,7 @@ typedef struct { /* cycles of each class of instruction; see CYCLE_MODELS in cou
 } costs;
 
 typedef struct {
-    uint32_t size, instructions, cycles, branches;
+    uint32_t size, instructions, cycles, floats;
     uint64_t executed, executed_cycles;
 } block;
 
@@ -27,6 +27,8 @@ typedef struct {
     uint32_t last_start, last_size;
     uint32_t stop;           /* not 0: stop before the next block */
     uint32_t stopped;        /* set when a block was not started because of stop or limit */
+    uint32_t fpu_on;         /* CPACR allows the FPU */
+    uint32_t fpu_trap;       /* set when a block with FPU instructions was not started because of that */
     costs cost;
 } counter;
 
@@ -79,13 +81,18 @@ static uint32_t floating(const costs *c, uint32_t h, uint32_t l, int *last)
     return c->float_op;
 }
 
+static int is_float(uint32_t h, uint32_t l) /* coprocessors 10 and 11 */
+{
+    return (h & 0xEC00) == 0xEC00 && (l & 0x0E00) == 0x0A00;
+}
+
 static uint32_t wide(const costs *c, uint32_t h, uint32_t l, int *last)
 {
     if ((h & 0xFE40) == 0xE800) { *last = OTHER; return c->multiple + bits(l); } /* LDM, STM, PUSH.W, POP.W */
     if ((h & 0xFFE0) == 0xE8C0 && (l & 0xE0) == 0 && (h & 0x10)) { *last = OTHER; return c->load; } /* TBB, TBH */
     if ((h & 0xFE40) == 0xE840) { *last = OTHER; return c->multiple + 2; }       /* LDRD, STRD and exclusives */
     if ((h & 0xFE00) == 0xF800) return single(c, h >> 4 & 1, last);              /* LDR, STR of all sizes */
-    if ((h & 0xEC00) == 0xEC00 && ((l & 0x0E00) == 0x0A00)) return floating(c, h, l, last);
+    if (is_float(h, l)) return floating(c, h, l, last);
     *last = OTHER;
     if ((h & 0xFF80) == 0xFB80) return (h & 0xD0) == 0x90 && (l & 0xF0) == 0xF0 ? c->divide : c->multiply;
     if ((h & 0xFF80) == 0xFB00) return c->multiply;
@@ -101,6 +108,7 @@ static block decode(const counter *c, const uint8_t *code, uint32_t size)
         int is_wide = (h >> 11) >= 0x1D;
         uint32_t l = is_wide && at + 4 <= size ? code[at + 2] | (uint32_t)code[at + 3] << 8 : 0;
         b.cycles += is_wide ? wide(&c->cost, h, l, &last) : narrow(&c->cost, h, &last);
+        b.floats |= is_wide && is_float(h, l);
         at += is_wide ? 4 : 2;
     }
     return b;
@@ -136,6 +144,11 @@ void count_block(void *uc, uint64_t address, uint32_t size, void *user)
         fresh.executed = b->executed;
         fresh.executed_cycles = b->executed_cycles;
         *b = fresh;
+    }
+    if (b->floats && !c->fpu_on) {
+        c->stopped = c->fpu_trap = 1;
+        c->emu_stop(uc);
+        return;
     }
     cycles = b->cycles + (c->last_size && start != c->last_start + c->last_size ? c->cost.branch_taken : 0);
     step = step < STEPS ? step : STEPS - 1;

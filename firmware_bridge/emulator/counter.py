@@ -20,7 +20,7 @@ from typing import Any
 
 from sdk.errors import ToolError
 
-STEPS = 4096
+STEPS = 4096  # values of the step variable that are told apart; the last stands for "outside of every step"
 SOURCE = Path(__file__).with_name("counter.c")
 
 
@@ -58,7 +58,7 @@ class _Costs(ctypes.Structure):
 
 
 class _Block(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_uint32) for name in ("size", "instructions", "cycles", "branches")] + [
+    _fields_ = [(name, ctypes.c_uint32) for name in ("size", "instructions", "cycles", "floats")] + [
         (name, ctypes.c_uint64) for name in ("executed", "executed_cycles")
     ]
 
@@ -71,7 +71,8 @@ class Counter(ctypes.Structure):
         ("step_instructions", ctypes.c_uint64 * STEPS), ("step_cycles", ctypes.c_uint64 * STEPS),
         ("emu_stop", ctypes.c_void_p), ("code", ctypes.c_void_p), ("step", ctypes.c_void_p), ("blocks", ctypes.POINTER(_Block)),
         ("code_start", ctypes.c_uint32), ("code_end", ctypes.c_uint32), ("last_start", ctypes.c_uint32), ("last_size", ctypes.c_uint32),
-        ("stop", ctypes.c_uint32), ("stopped", ctypes.c_uint32), ("cost", _Costs),
+        ("stop", ctypes.c_uint32), ("stopped", ctypes.c_uint32), ("fpu_on", ctypes.c_uint32), ("fpu_trap", ctypes.c_uint32),
+        ("cost", _Costs),
     ]
 
     def decode(self, code: bytes) -> tuple[int, int]:

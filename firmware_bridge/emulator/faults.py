@@ -10,6 +10,11 @@ from targets.device import Device
 STACK_REACH = 65536  # an access this close below the stack is taken for its overflow
 
 
+def explain_fpu(device: Device, program: Program, pc: int) -> str:
+    """The sentence for an FPU that is used before it is on."""
+    return f"{device.name} crashed at {program.place(pc)}: the FPU was used before CPACR switched it on; do that in the reset handler."
+
+
 def explain(
     device: Device, program: Program, api: Any, errno: int, access: tuple[int, int, int] | None, pc: int, caller: int, layer: str
 ) -> str:

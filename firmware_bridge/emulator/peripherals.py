@@ -10,8 +10,6 @@ from dataclasses import dataclass, field
 
 from targets.device import Device
 
-PAGE = 0x1000
-
 # 4 KiB pages of peripherals that the start-up code of each family touches (and its GPIO), besides the UART.
 PAGES: Mapping[str, tuple[int, ...]] = {
     "stm32f4": (0x40000000, 0x40007000, 0x40020000, 0x40023000),
@@ -22,7 +20,7 @@ PAGES: Mapping[str, tuple[int, ...]] = {
     "nrf53": (0x50001000, 0x50005000, 0x50842000),
     "rp2040": (0x4000C000, 0x40008000, 0x40014000, 0x4001C000, 0x40024000, 0x40028000, 0x40054000, 0x40058000),
     "rp2350": (0x40010000, 0x40020000, 0x40028000, 0x40038000, 0x40048000, 0x40050000),
-    "cmsdk": (0x40000000, 0x48000000, 0x58100000),
+    "cmsdk": (0x40000000, 0x58000000, 0x58100000),
 }
 
 
@@ -78,6 +76,7 @@ class Bus:
     device: Device
     now: Callable[[], int]  # executed instructions, or cycles
     reset_requested: Callable[[], None]
+    fpu_switched: Callable[[bool], None] = lambda on: None
     registers: dict[int, int] = field(default_factory=dict)
     counters: dict[int, int] = field(default_factory=dict)  # address -> value of now() when it read 0
 
@@ -90,6 +89,7 @@ class Bus:
         """Every register as after a reset; counters begin at 0."""
         self.registers = {0xE000ED00: CPUID.get(self.device.core.name, 0), **RESET_VALUES.get(self.device.family, {})}
         self.counters = {}
+        self.fpu_switched(False)
 
     def pages(self) -> tuple[int, ...]:
         """Pages to map, the system control space and the DWT among them."""
@@ -118,6 +118,8 @@ class Bus:
                 self.counters[address] = self.now()
             case 0xE000ED0C if value & 0xFFFF0004 == 0x05FA0004:  # AIRCR: VECTKEY and SYSRESETREQ
                 self.reset_requested()
+            case 0xE000ED88:  # CPACR
+                self.fpu_switched(value >> 20 & 0xF == 0xF)
             case 0xE000ED28:  # CFSR: written bits are cleared
                 self.registers[address] = 0
 
@@ -128,10 +130,8 @@ def _times(device: Device) -> dict[int, Callable[[int], int]]:
     match device.family:
         case "stm32f4":
             return {0x40000024: lambda now: now}  # TIM2 CNT
-        case "cmsdk" if device.core.name == "cortex-m55":
-            return {0x48000000: lambda now: now * 2048 // 1000}  # system counter: 32 MHz, 64 ns an instruction
-        case "cmsdk":
-            return {0x40000004: lambda now: -1 - now * 8 // 5}  # timer 0, down: 25 MHz, 64 ns an instruction
+        case "cmsdk":  # 64 ns an instruction: timer 0 counts down at 25 MHz, the system counter of SSE-300 up at 32 MHz
+            return {0x40000004: lambda now: -1 - now * 8 // 5, 0x58000000: lambda now: now * 2048 // 1000}
         case "rp2040":
             return {0x40054028: lambda now: now * 1_000_000 // clock_hz}  # TIMERAWL: microseconds
     return {}
