@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 from hypothesis import strategies as st
 
@@ -10,7 +11,7 @@ from sdk.graph.ir import Graph, Node, Tensor
 from sdk.planner.problem import NoAsks
 
 
-def make_graph(sizes: dict[str, int], nodes: list[tuple[str, tuple[str, ...], tuple[str, ...]]], inputs, outputs) -> Graph:
+def make_graph(sizes: dict[str, int], nodes: Sequence[tuple[str, tuple[str, ...], tuple[str, ...]]], inputs, outputs) -> Graph:
     """A graph of int8 vectors: `sizes` in bytes, nodes as (name, reads, writes); a name that starts with "reshape" is one."""
     tensors = {name: Tensor(name, (size,), "int8") for name, size in sizes.items()}
     made = tuple(
@@ -30,9 +31,11 @@ def random_model(seed: int, nodes: int, *, width: int = 3) -> tuple[Graph, dict[
     """A random branching graph with scratch, sharing at random distances and reshapes; the same for the same seed."""
     dice = random.Random(seed)
     sizes = {"x0": dice.randrange(1, 400), "x1": dice.randrange(1, 400)}
-    rows, calls = [], {}
+    rows: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = []
+    calls: dict[str, NoAsks | None] = {}
     for n in range(nodes):
         known = list(sizes)
+        reads: tuple[str, ...]
         recent = known[-width:]
         if dice.random() < 0.15:
             source = dice.choice(recent)

@@ -113,6 +113,26 @@ def test_the_checker_refuses_a_tensor_outside_a_missing_one_and_a_short_one():
         check_placement(graph, {"n0": NoAsks(4)}, good, [16])
 
 
+def test_the_checker_refuses_scratch_on_bytes_in_use():
+    graph, calls = chain(8, 8), {"n0": NoAsks(4, {0: 0})}
+    tensors = [Put("t0", "tensor", 0, 0, 8), Put("t1", "tensor", 0, 8, 8)]
+    check_placement(graph, calls, [*tensors, Put("n0", "scratch", 0, 16, 4)], [20])
+    with pytest.raises(PlacementError, match="the scratch of n0 lies on t0"):
+        check_placement(graph, calls, [*tensors, Put("n0", "scratch", 0, 4, 4)], [20])
+    with pytest.raises(PlacementError, match="writes t1 over its own scratch"):
+        check_placement(graph, calls, [*tensors, Put("n0", "scratch", 0, 12, 4)], [20])
+
+
+def test_distances_add_up_along_a_chain_and_so_does_the_bound():
+    """Four equal buffers, each output at least 8 bytes before its input: no two fit side by side, so they climb 3 x 8 bytes."""
+    problem = from_graph(chain(100, 100, 100, 100), {f"n{i}": NoAsks(0, {0: 8}) for i in range(3)})
+    assert max(step_bounds(problem)) == 108 and lower_bound(problem) == 124
+    layout = place(problem, ONE)
+    assert layout.arena_bytes == (124,) and layout.optimal
+    far = from_graph(chain(100, 100, 100), {f"n{i}": NoAsks(0, {0: 95}) for i in range(2)})
+    assert lower_bound(far) == place(far, ONE).arena_bytes[0] == 200  # side by side is nearer than 2 x 96
+
+
 def test_an_input_that_is_read_again_is_not_overwritten():
     graph = make_graph({"x": 16, "y": 16, "z": 16}, [("a", ("x",), ("y",)), ("b", ("x", "y"), ("z",))], ("x",), ("z",))
     calls = {"a": NoAsks(0, {0: 0}), "b": NoAsks(0, {0: 0, 1: 0})}

@@ -14,9 +14,10 @@ import pytest
 from sdk.errors import UnsupportedOp, UsageError
 from sdk.graph.ir import Graph, Node, Tensor
 from sdk.planner.arrange import arrange, reordered
+from sdk.planner.assess import runtime_parts
 from sdk.planner.flash import struct_bytes, weight_bytes
 from sdk.planner.latency import node_macs
-from sdk.planner.measured import EXCEPTION_FRAME, footprint
+from sdk.planner.measured import EXCEPTION_FRAME, Footprint, footprint
 from sdk.planner.patches import best_patches
 from sdk.planner.placement import Region
 from sdk.planner.plan import Plan, budget, make_plan, plan_from_dict
@@ -283,6 +284,15 @@ def test_measured_functions_share_what_they_need():
     assert found.stack == 200 + 30 + 96 + EXCEPTION_FRAME and found.estimated == ()
     assert footprint(device, "gcc", ["f"], table).estimated == ("base", "f")
     assert footprint(device, "zig", ["f", "new"], table).estimated == ("new",)
+
+
+def test_the_main_ram_holds_stack_and_data_up_to_the_arenas_alignment():
+    device = load_device("stm32f405")
+    parts = runtime_parts(device, device.main_ram, Footprint(0, 0, data=6, bss=781, stack=900))
+    assert parts == (("stack", 4096), ("data", 8 + 784 + 8))  # 4,888 is not a multiple of 16, the arena starts at 4,896
+    deep = runtime_parts(device, device.main_ram, Footprint(0, 0, data=0, bss=0, stack=5001))
+    assert deep == (("stack", 5008), ("data", 0))
+    assert runtime_parts(device, device.arena_regions()[1], Footprint(0, 0, 6, 781, 900)) == ()
 
 
 def test_multiply_accumulates_are_counted():

@@ -89,11 +89,9 @@ def make_rules(problem: Problem, alignment: int = 4) -> Rules:
 
 
 def _forbid(against: list[list[Rule]], x: int, y: int, a: Span, b: Span, pairs: Mapping[tuple[str, str], int], alignment: int) -> None:
-    """Write down what x and y forbid each other. Distances are rounded to the alignment: offsets are multiples of it."""
+    """Write down what x and y forbid each other; x comes alive after y, or with it. Offsets are multiples of the alignment."""
     below, above = -round_up(a.size_bytes, alignment), round_up(b.size_bytes, alignment)  # x ends before y; x starts behind y
-    if (a.name, b.name) in pairs:  # a is the input: it may also start `distance` or more behind the output b
-        above = min(above, round_up(pairs[a.name, b.name], alignment))
-    elif (b.name, a.name) in pairs:  # a is the output: it may also start `distance` or more before the input b
+    if (b.name, a.name) in pairs:  # x is the output: it may also start `distance` or more before the input y
         below = max(below, -round_up(pairs[b.name, a.name], alignment))
     if above > below:
         against[x].append((y, below, above))
