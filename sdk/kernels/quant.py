@@ -10,7 +10,8 @@ from sdk.kernels.base import Ref, Site, Value
 
 def requant(site: Site, constants: dict[str, np.ndarray]) -> Value:
     """`embarq_requant` of conv2d, depthwise_conv2d or dense: per-channel pairs as constants `mult` and `shift`."""
-    mult, shift = qm.conv_multipliers(site.node, site.graph)
+    pairs = qm.dense_multipliers if site.node.op == "dense" else qm.conv_multipliers
+    mult, shift = pairs(site.node, site.graph)
     constants["mult"], constants["shift"] = np.array(mult, np.int32), np.array(shift, np.int32)
     low, high = qm.output_range(site.node, site.output)
     return (Ref("const", "mult"), Ref("const", "shift"), site.output.zero_point, low, high)

@@ -70,7 +70,7 @@ def columns(site: Site, matrix: np.ndarray, window: Window) -> Lowered:
         ("low", folded.clamp[0]), ("high", folded.clamp[1]),
         ("stream", Ref("const", "stream")),
     )  # fmt: skip
-    return Call(site.node.name, "embarq_conv2d_s8_dsp" + ("" if folded.signed else "_relu"), "embarq_conv2d_s8_dsp_params", fields,
+    return Call(site.node.name, "embarq_conv2d_s8_dsp" + folded.rounding, "embarq_conv2d_s8_dsp_params", fields,
                 {"stream": constants}, ask("embarq_conv2d_s8_dsp_scratch_bytes", window), {0: ask("embarq_conv2d_s8_dsp_overlap_bytes", window)},
                 ("conv2d_s8_dsp.c", "matrix_s8_dsp.c"))  # fmt: skip
 
@@ -88,6 +88,6 @@ def _vector(site: Site, matrix: np.ndarray, rows: int) -> Lowered:
         ("low", folded.clamp[0]), ("high", folded.clamp[1]),
         ("stream", Ref("const", "stream")),
     )  # fmt: skip
-    return Call(site.node.name, "embarq_dense_s8_dsp" + ("" if folded.signed else "_relu"), "embarq_dense_s8_dsp_params", fields,
+    return Call(site.node.name, "embarq_dense_s8_dsp" + folded.rounding, "embarq_dense_s8_dsp_params", fields,
                 {"stream": constants}, -(-depth // 4) * 4 if depth % 4 else 0, dense_overlap(rows, depth, channels),
                 ("dense_s8_dsp.c", "matrix_s8_dsp.c"))  # fmt: skip

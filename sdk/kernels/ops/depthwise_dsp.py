@@ -44,7 +44,7 @@ def depthwise_s8(site: Site) -> Lowered:
         ("low", folded.clamp[0]), ("high", folded.clamp[1]),
         ("stream", Ref("const", "stream")),
     )  # fmt: skip
-    return Call(site.node.name, "embarq_depthwise_s8_dsp" + ("" if folded.signed else "_relu"), "embarq_depthwise_s8_dsp_params", fields,
+    return Call(site.node.name, "embarq_depthwise_s8_dsp" + folded.rounding, "embarq_depthwise_s8_dsp_params", fields,
                 {"stream": stream(folded, height, width)}, ask("embarq_depthwise_s8_dsp_scratch_bytes", window),
                 {0: ask("embarq_depthwise_s8_dsp_overlap_bytes", window)},
                 ("depthwise_s8_dsp.c", "depthwise_rows_s8_dsp.c"))  # fmt: skip

@@ -163,4 +163,9 @@ void embarq_conv2d_s8_dsp_relu(const void *params, const embarq_memory *memory)
     run(params, memory, embarq_mat3x2_s8_relu);
 }
 
+void embarq_conv2d_s8_dsp_once(const void *params, const embarq_memory *memory)
+{
+    run(params, memory, embarq_mat3x2_s8_once);
+}
+
 #endif

@@ -1,4 +1,4 @@
-/* int8 fully connected layer in portable C. */
+/* int8 fully connected layer in portable C. LiteRT rounds it once, unlike convolutions. */
 #include "embarq_kernels.h"
 #include "fixed.h"
 
@@ -16,7 +16,7 @@ void embarq_dense_s8(const void *params, const embarq_memory *memory)
             for (int32_t i = 0; i < p->depth; i++) {
                 total += (in[i] - p->input_zero_point) * (weight[i] - p->weight_zero_point);
             }
-            const int32_t scaled = embarq_rescale(total, q->mult[c], q->shift[c]);
+            const int32_t scaled = embarq_rescale_once(total, q->mult[c], q->shift[c]);
             *out++ = (int8_t)embarq_clamp(scaled + q->zero_point, q->low, q->high);
         }
     }

@@ -48,4 +48,9 @@ void embarq_dense_s8_dsp_relu(const void *params, const embarq_memory *memory)
     run(params, memory, embarq_mat1x4_s8_relu);
 }
 
+void embarq_dense_s8_dsp_once(const void *params, const embarq_memory *memory)
+{
+    run(params, memory, embarq_mat1x4_s8_once);
+}
+
 #endif

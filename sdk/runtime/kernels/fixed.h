@@ -26,6 +26,13 @@ static inline int32_t embarq_rescale(int32_t x, int32_t mult, int32_t shift)
     return embarq_divide_pot(embarq_high_mul((int32_t)((uint32_t)x << left), mult), right);
 }
 
+/* The same rounded once, halves away from zero; shift <= 30. The result must fit int32. */
+static inline int32_t embarq_rescale_once(int32_t x, int32_t mult, int32_t shift)
+{
+    const int64_t product = (int64_t)x * mult;
+    return (int32_t)((product + (INT64_C(1) << (30 - shift)) - (product < 0)) >> (31 - shift));
+}
+
 static inline int32_t embarq_clamp(int32_t x, int32_t low, int32_t high)
 {
     return x < low ? low : x > high ? high : x;

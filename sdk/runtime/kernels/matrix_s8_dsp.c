@@ -35,6 +35,10 @@
     "asr " a ", " a ", #7\n smmlar " a ", " a ", r9, r10\n" \
     "asr " a ", " a ", r11\n ssat " a ", #8, " a "\n strb " a ", [r12" place "]\n"
 
+#define STORE_ONCE(a, place) \
+    "asr " a ", " a ", #7\n smmla " a ", " a ", r9, r10\n" \
+    "asr " a ", " a ", r11\n ssat " a ", #8, " a "\n strb " a ", [r12" place "]\n"
+
 /* stack: +0 out, +4 stride, +8 columns, +12 entry, +16 nine registers, +52 the fifth argument */
 #define MAT3X2(name, STORE) \
     FUNCTION(name) \
@@ -55,6 +59,7 @@
 
 __asm__(".syntax unified\n .thumb\n" MAT3X2("embarq_mat3x2_s8", STORE_ANY));
 __asm__(".syntax unified\n .thumb\n" MAT3X2("embarq_mat3x2_s8_relu", STORE_RELU));
+__asm__(".syntax unified\n .thumb\n" MAT3X2("embarq_mat3x2_s8_once", STORE_ONCE));
 
 /* ---- one vector times four channels ----------------------------------------------------------------------------
  * r0 stream, r1 input, r2 its end, r4 r5 r6 r7 sums, r3 and r8 activations, r9-r12 weights, lr free. */
@@ -71,6 +76,9 @@ __asm__(".syntax unified\n .thumb\n" MAT3X2("embarq_mat3x2_s8_relu", STORE_RELU)
     "asr " a ", " a ", " e "\n ssat " a ", #8, " a "\n strb " a ", [lr, #" place "]\n"
 #define DENSE_STORE_RELU(a, mult, c, e, place) \
     "asr " a ", " a ", #7\n smmlar " a ", " a ", " mult ", " c "\n" \
+    "asr " a ", " a ", " e "\n ssat " a ", #8, " a "\n strb " a ", [lr, #" place "]\n"
+#define DENSE_STORE_ONCE(a, mult, c, e, place) \
+    "asr " a ", " a ", #7\n smmla " a ", " a ", " mult ", " c "\n" \
     "asr " a ", " a ", " e "\n ssat " a ", #8, " a "\n strb " a ", [lr, #" place "]\n"
 
 /* stack: +0 out, +4 input, +8 entry */
@@ -91,6 +99,7 @@ __asm__(".syntax unified\n .thumb\n" MAT3X2("embarq_mat3x2_s8_relu", STORE_RELU)
 
 __asm__(".syntax unified\n .thumb\n" MAT1X4("embarq_mat1x4_s8", DENSE_STORE_ANY));
 __asm__(".syntax unified\n .thumb\n" MAT1X4("embarq_mat1x4_s8_relu", DENSE_STORE_RELU));
+__asm__(".syntax unified\n .thumb\n" MAT1X4("embarq_mat1x4_s8_once", DENSE_STORE_ONCE));
 
 /* ---- int8 words to U and Y --------------------------------------------------------------------------------------- */
 __asm__(".syntax unified\n .thumb\n"

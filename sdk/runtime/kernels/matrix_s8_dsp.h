@@ -10,7 +10,8 @@
  *
  * Requantisation. SMMLAR(2 A, mult, c) = c + round(A mult / 2^31); shifting right by e with c = 2^(e-1) + (zero_point << e)
  * is LiteRT's rounding to nearest, but for halves below zero, which go away from it: c - 1 for negative A. Where the
- * activation cuts everything below the zero point (relu, relu6) that makes no difference and is left out.
+ * activation cuts everything below the zero point (relu, relu6) that makes no difference and is left out. LiteRT's dense
+ * layer rounds once: SMMLA cuts, and cutting twice is cutting once.
  */
 #ifndef EMBARQ_MATRIX_S8_DSP_H
 #define EMBARQ_MATRIX_S8_DSP_H
@@ -26,6 +27,7 @@
 typedef void embarq_mat3x2(const int32_t *stream, const uint32_t *columns, const uint32_t *columns_end, int8_t *out, int32_t stride);
 embarq_mat3x2 embarq_mat3x2_s8;      /* any activation */
 embarq_mat3x2 embarq_mat3x2_s8_relu; /* output low limit >= zero point */
+embarq_mat3x2 embarq_mat3x2_s8_once; /* one rounding */
 
 /* The input vector [depth rounded up to 4] times all groups of four channels of `stream`; out[channel].
  *
@@ -34,6 +36,7 @@ embarq_mat3x2 embarq_mat3x2_s8_relu; /* output low limit >= zero point */
 typedef void embarq_mat1x4(const int32_t *stream, const int8_t *in, const int8_t *in_end, int8_t *out);
 embarq_mat1x4 embarq_mat1x4_s8;
 embarq_mat1x4 embarq_mat1x4_s8_relu;
+embarq_mat1x4 embarq_mat1x4_s8_once; /* one rounding */
 
 /* Write U and Y of `quads` words into one column of three; `column` points at its U0, U1 or U2. */
 void embarq_widen1_s8(const int8_t *in, uint32_t *column, int32_t quads);
