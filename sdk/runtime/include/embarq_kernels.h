@@ -121,6 +121,15 @@ typedef struct {
     int32_t low, high;
 } embarq_add_s8_params;
 
+/* out = clamp(saturate((x a + y b + c) >> shift)) of equal shapes; every intermediate value fits int32 */
+typedef struct {
+    embarq_source x, y;
+    embarq_ref output;
+    int32_t count;
+    int32_t a, b, c, shift; /* in this order: read as one array */
+    int32_t low, high;
+} embarq_add_s8_dsp_params;
+
 /* Average (count_pad: divided by the whole window, padding counted as zero_point) or maximum over a window. */
 typedef struct {
     embarq_ref input, output;
@@ -150,6 +159,7 @@ void embarq_depthwise_s8_dsp(const void *params, const embarq_memory *memory);
 void embarq_depthwise_s8_dsp_relu(const void *params, const embarq_memory *memory);
 void embarq_dense_s8(const void *params, const embarq_memory *memory);
 void embarq_add_s8(const void *params, const embarq_memory *memory);
+void embarq_add_s8_dsp(const void *params, const embarq_memory *memory);
 void embarq_avg_pool_s8(const void *params, const embarq_memory *memory);
 void embarq_max_pool_s8(const void *params, const embarq_memory *memory);
 void embarq_softmax_s8(const void *params, const embarq_memory *memory);
