@@ -111,13 +111,22 @@ def _resolution(wish: Wish, needs: Needs) -> Iterator[Mend]:
     last: tuple[str, Needs] | None = None
     for part in RESOLUTIONS:
         height, width = (max(8, int(size * part) // 8 * 8) if size >= 16 else max(1, int(size * part)) for size in shape[1:3])
-        tried = _try(wish, at_resolution(wish.graph, height, width)) if (height, width) != shape[1:3] else None
+        smaller = at_resolution(wish.graph, height, width) if (height, width) != shape[1:3] else None
+        if smaller is None or (_hopeless(wish.device, smaller) and part != RESOLUTIONS[-1]):
+            continue
+        tried = _try(wish, smaller)
         if tried is not None and tried.over_bytes < needs.over_bytes:
             last = (f"train it for {height}x{width} inputs instead of {shape[1]}x{shape[2]}", tried)
-            if tried.fits:
-                break
+            if all(s.memory == wish.device.flash.name for s in tried.shortfall):
+                break  # the RAM suffices, and a smaller input does not help the flash
     if last is not None:
         yield _mend(*last)
+
+
+def _hopeless(device: Device, graph: Graph) -> bool:
+    """True when a look at the sizes is enough: one tensor is larger than every RAM. Cheaper than planning."""
+    largest = max((t.size_bytes for t in graph.activations()), default=0)
+    return largest > max(bank.usable_bytes for bank in device.arena_regions())
 
 
 def _boards(wish: Wish, needs: Needs) -> Iterator[Mend]:
@@ -128,7 +137,8 @@ def _boards(wish: Wish, needs: Needs) -> Iterator[Mend]:
         if name == wish.device.name or shipped_path(name).parent.name != "mcu":
             continue
         device = load_device(name)
-        if _fits_board(wish, device, known):
+        weights_fit = sum(t.size_bytes for t in wish.graph.constants()) <= 2 * device.flash.usable_bytes  # equal ones are stored once
+        if weights_fit and not _hopeless(device, wish.graph) and _fits_board(wish, device, known):
             fitting.append((sum(m.usable_bytes for m in device.arena_regions()), device.name))
     names = [name for _, name in sorted(fitting)]
     if names:

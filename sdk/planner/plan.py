@@ -166,6 +166,10 @@ def _input_decision(wish: Wish, needs: Needs) -> Iterator[str]:
 def _place_decision(wish: Wish, needs: Needs) -> Iterator[str]:
     layout = needs.arrangement.layout
     used = [(m.name, m.part("arena")) for m in needs.memories if m.part("arena")]
+    largest = max(needs.arrangement.placements, key=lambda p: p.size_bytes, default=None)
+    room = max((m.size_bytes for m in needs.memories if m.region >= 0), default=0)
+    if largest is not None and largest.size_bytes > room:
+        yield f"{largest.tensor} alone takes {largest.size_bytes:,} bytes, more than any memory has ({room:,})."
     if len(used) > 1:
         where = " and ".join(f"{name} ({size:,} bytes)" for name, size in used)
         yield f"The arena is split over {where}: the first alone is too small."
