@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, overload
 
 if TYPE_CHECKING:
     from sdk.artifact import Artifact
@@ -34,6 +34,12 @@ def load(source: Any, example: Any = None, *, name: str | None = None, input_lay
     from sdk.model import load as read
 
     return read(source, example, name=name, input_layout=input_layout)
+
+
+@overload
+def plan(device: Device | str) -> Budget: ...
+@overload
+def plan(device: Device | str, work: Any, **options: Any) -> Plan: ...
 
 
 def plan(device: Device | str, work: Any = None, **options: Any) -> Plan | Budget:

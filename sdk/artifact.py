@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import targets
 from sdk.bundle import FORMAT, MANIFEST, VERSION, canonical_json, file_entry, read_bundle, write_bundle
 from sdk.errors import DeviceError, DoesNotFit, UsageError
 from sdk.golden import FLOAT_TOLERANCE, Golden, make_golden, npy_array, npy_bytes, random_inputs
@@ -118,8 +118,7 @@ def compile_plan(plan: Plan, progress: Progress | None = None) -> Artifact:
     files["plan.json"] = canonical_json(plan.to_dict())
     files["report.html"] = plan.to_html().encode()
     files["sbom.cdx.json"] = canonical_json(_sbom(plan, emitted.compiler))
-    if plan.device.file and not is_shipped(plan.device):
-        files[DEVICE_FILE] = Path(plan.device.file).read_bytes()
+    files.update(_device_files(plan.device))
     manifest = _manifest(plan, golden, emitted, files)
     return Artifact(manifest, files, plan.device)
 
@@ -228,11 +227,22 @@ def open_artifact(folder: str | Path) -> Artifact:
     return artifact
 
 
-def is_shipped(device: Device) -> bool:
-    """True for a device of the package's own: its name is enough to find it again."""
+def _device_files(device: Device) -> dict[str, bytes]:
+    """The user's own device file, and the ones it extends, renamed so that they find each other; nothing for a shipped device."""
     from targets.device import device_names
 
-    return device.name in device_names() and Path(device.file).resolve().is_relative_to(Path(targets.__file__).resolve().parent)
+    files: dict[str, bytes] = {}
+    if device.name in device_names() and Path(device.file).name == device.file:
+        return files
+    path, name = Path(device.file), DEVICE_FILE
+    while True:
+        text = path.read_text(encoding="utf-8")
+        base = re.search(r'^extends\s*=\s*"([^"]+\.toml)"', text, re.MULTILINE)
+        following = f"device-{len(files) + 1}.toml"
+        files[name] = (text if base is None else text.replace(base.group(1), following, 1)).encode()
+        if base is None:
+            return files
+        path, name = path.parent / base.group(1), following
 
 
 def _device(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> Device:
@@ -242,9 +252,10 @@ def _device(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> Device:
     if DEVICE_FILE not in files:
         return load_device(manifest["device"])
     with tempfile.TemporaryDirectory(prefix="embarq-") as folder:
-        path = Path(folder) / "device.toml"
-        path.write_bytes(files[DEVICE_FILE])
-        return load_device(path)
+        for name, content in files.items():
+            if name.startswith("device") and name.endswith(".toml"):
+                (Path(folder) / name).write_bytes(content)
+        return load_device(Path(folder) / DEVICE_FILE)
 
 
 def _check_lists(artifact: Artifact, path: Path) -> None:

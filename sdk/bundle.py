@@ -50,10 +50,10 @@ def write_bundle(folder: Path, manifest: Mapping[str, Any], files: Mapping[str, 
             os.replace(folder, aside / "old")
         os.replace(aside / "new", folder)
     except OSError as error:
+        raise _write_error(folder, error) from error
+    finally:  # also when interrupted between the two renames: what was there comes back
         if not folder.exists() and (aside / "old").exists():
             os.replace(aside / "old", folder)
-        raise _write_error(folder, error) from error
-    finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
@@ -103,7 +103,7 @@ def _checked(manifest: Any, path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise UsageError(f"{path} is not the manifest of an embarq artifact; compile the artifact again")
     if manifest.get("version") != VERSION:
-        raise VersionMismatch(f"{path} has format version {manifest.get('version')!r} and this embarq reads version {VERSION}; compile it again or upgrade embarq")
+        raise VersionMismatch(f"{path} has format version {manifest.get('version')!r} and this embarq reads {VERSION}; compile it again or upgrade embarq")
     for key, kind in REQUIRED.items():
         if not isinstance(manifest.get(key), kind):
             raise UsageError(f"{path} is damaged: {key!r} is missing or not a {kind.__name__}; compile the artifact again")

@@ -75,15 +75,21 @@ def _load_file(path: Path, example: Any, name: str | None, input_layout: str | N
         content = path.read_bytes()
     except OSError as error:
         raise UsageError(f"cannot load {path}: {error.strerror}") from error
-    if kind == "tflite":
-        from sdk.graph.from_tflite import from_tflite as read
-    else:
-        from sdk.graph.from_onnx import from_onnx as read
     try:
-        graph = read(content)
+        graph = _read_bytes(kind, content)
     except ModelError as error:
         raise type(error)(f"{path}: {error}") from error
     return Model(name, replace(graph, name=name), kind, path)
+
+
+def _read_bytes(kind: str, content: bytes) -> Graph:
+    if kind == "tflite":
+        from sdk.graph.from_tflite import from_tflite
+
+        return from_tflite(content)
+    from sdk.graph.from_onnx import from_onnx
+
+    return from_onnx(content)
 
 
 def _load_torch(source: Any, example: Any, name: str, input_layout: str | None) -> Model:

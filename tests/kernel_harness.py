@@ -20,7 +20,7 @@ from sdk.graph.ir import Graph, Node, Tensor
 from sdk.kernels import Call, Ref, lower
 
 RUNTIME = Path(__file__).resolve().parents[1] / "sdk" / "runtime"
-WARN = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-Wno-unused-command-line-argument", "-ffp-contract=off", "-fno-sanitize=undefined", "-ffunction-sections", "-fdata-sections")
+WARN = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-Wno-unused-command-line-argument", "-ffp-contract=off", "-fno-sanitize=undefined", "-ffunction-sections", "-fdata-sections")  # noqa: E501
 DSP = frozenset({"armv7e-m", "dsp", "fpu-sp"})
 GUARD = 0xA5
 MARGIN = 64
@@ -54,7 +54,7 @@ class Case:
         return Layout.of(self)
 
 
-def make_case(op: str, inputs: Sequence[Tensor], output: Tensor, values: Mapping[str, np.ndarray], isa: frozenset[str] = frozenset(), overlap: int | None = None, **attrs: object) -> Case:  # fmt: skip
+def make_case(op: str, inputs: Sequence[Tensor], output: Tensor, values: Mapping[str, np.ndarray], isa: frozenset[str] = frozenset(), overlap: int | None = None, **attrs: object) -> Case:  # fmt: skip  # noqa: E501
     """A case from tensors; constants among `inputs` carry their data."""
     tensors = {t.name: t for t in (*inputs, output)}
     node = Node("n", op, tuple(t.name for t in inputs), (output.name,), attrs)

@@ -41,7 +41,7 @@ def prove(plan: sdk.Plan) -> sdk.Artifact:  # type: ignore[name-defined]
     assert observed_arena(plan, artifact) == plan.arena_bytes
     predicted, real = plan.flash_bytes, artifact.manifest["cost"]["flash_bytes"]
     assert abs(predicted - real) <= 0.01 * real, f"predicted {predicted}, real {real}"
-    assert b"\x7fELF" == elf[:4]
+    assert elf[:4] == b"\x7fELF"
     return artifact
 
 

@@ -68,9 +68,9 @@ def conv(b: Builder, x: str, weight: np.ndarray, bias: np.ndarray | None, *, str
         stem = f"{b.scope or 'conv2d'}.weight"
         if groups == channels and groups > 1 and weight.shape[1] == 1:
             kernel = b.const(stem, weight[:, 0].transpose(1, 2, 0)[None], origin[0])
-            return b.op("depthwise_conv2d", image, kernel, bias_name, multiplier=weight.shape[0] // channels, **shared)
+            return b.op("depthwise_conv2d", image, kernel, bias_name, multiplier=weight.shape[0] // channels, **shared)  # type: ignore[arg-type]
         kernel = b.const(stem, weight.transpose(0, 2, 3, 1), origin[0])
-        return b.op("conv2d", image, kernel, bias_name, groups=groups, **shared)
+        return b.op("conv2d", image, kernel, bias_name, groups=groups, **shared)  # type: ignore[arg-type]
 
     return on_image(b, x, body)
 
@@ -120,7 +120,7 @@ def _crop(b: Builder, x: str, cut: Sequence[Pair]) -> str:
 
 def pool(b: Builder, x: str, op: str, *, kernel: Pair, stride: Pair, padding: Padding, **attrs: bool) -> str:
     """max_pool2d or avg_pool2d of channel-first x."""
-    return on_image(b, x, lambda image: b.op(op, image, kernel=kernel, stride=stride, padding=padding, activation="none", **attrs))
+    return on_image(b, x, lambda image: b.op(op, image, kernel=kernel, stride=stride, padding=padding, activation="none", **attrs))  # type: ignore[arg-type]
 
 
 def batch_norm(b: Builder, x: str, parameters: Sequence[str], eps: float) -> str:

@@ -108,7 +108,7 @@ def _rank(importer: Importer, op: Operator, index: int, rank: int) -> tuple[int,
 # ---- convolutions, dense, pooling ----------------------------------------------------------------------------------
 
 
-def _padding(scheme: int, sizes: tuple[int, int], kernel: tuple[int, int], stride: tuple[int, int], dilation: tuple[int, int]) -> tuple:
+def _padding(scheme: int, sizes: tuple[int, ...], kernel: tuple[int, ...], stride: tuple[int, ...], dilation: tuple[int, ...]) -> tuple:
     """((top, bottom), (left, right)): SAME (0) as numbers, VALID (1) as none."""
     pads = []
     for size, k, s, d in zip(sizes, kernel, stride, dilation, strict=True):
@@ -448,7 +448,10 @@ def strided_slice(importer: Importer, op: Operator) -> None:
     shape, masks = importer.shape(x), [op.integer(i) for i in range(5)]
     if masks[2] or masks[3] or op.flag(5) or not len(begin) == len(end) == len(strides) <= len(shape):
         raise NoEquivalent  # ellipsis, new axes, offsets
-    first, last, step, kept = [], [], [], []
+    first: list[int] = []
+    last: list[int] = []
+    step: list[int] = []
+    kept: list[int] = []
     for i, d in enumerate(shape):
         b, e, s = _one_range(i, d, begin, end, strides, masks, op)
         first, last, step = [*first, b], [*last, e], [*step, s]

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from sdk.errors import ModelError
+from sdk.graph import fixedpoint as fp
 from sdk.graph import lut16
 from sdk.graph import quantmath as qm
 from sdk.graph.ir import Quant
@@ -37,13 +38,12 @@ def _tanh(x: np.ndarray, attrs: Attrs) -> np.ndarray:
 
 
 def _erf(x: np.ndarray) -> np.ndarray:
-    return np.frompyfunc(math.erf, 1, 1)(x.astype(np.float64)).astype(np.float64)
+    return np.asarray(np.frompyfunc(math.erf, 1, 1)(x.astype(np.float64)), np.float64)
 
 
 def _gelu(x: np.ndarray, attrs: Attrs) -> np.ndarray:
     if attrs.get("approximate", False):
-        inner = _F(math.sqrt(2 / math.pi)) * (x + _F(0.044715) * x * x * x)
-        return _F(0.5) * x * (_F(1) + _wide(np.tanh, inner))
+        return _wide(lambda v: 0.5 * v * (1.0 + np.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v * v * v))), x)
     return _wide(lambda v: 0.5 * v * (1.0 + _erf(v * math.sqrt(0.5))), x)
 
 
@@ -203,6 +203,17 @@ def _sqrt(q: np.ndarray, attrs: Attrs, source: Quant, target: Quant, dtype: str)
     return np.clip(steps + target.zero_point[0], *qm.RANGE[dtype])
 
 
+def _rsqrt(q: np.ndarray, attrs: Attrs, source: Quant, target: Quant, dtype: str) -> np.ndarray:
+    """In fixed point; 0 and below give the largest output."""
+    value, low, high = q - source.zero_point[0], *qm.RANGE[dtype]
+    mult, right = fp.inverse_sqrt(np.maximum(value, 2))
+    mult, right = np.where(value <= 1, qm.INT32_MAX, mult), np.where(value <= 1, 0, right)
+    fine = qm.multiply_by_quantized_multiplier(1, mult, 20 - right)  # 20 bits behind the point
+    out_mult, out_shift = qm.quantize_multiplier(1.0 / float(np.sqrt(_F(source.scale[0])) * _F(target.scale[0])))
+    scaled = qm.multiply_by_quantized_multiplier(fine, out_mult, out_shift - 20) + target.zero_point[0]
+    return np.where(value <= 0, high, np.clip(scaled, low, high))
+
+
 def _sigmoid_16(q: np.ndarray, attrs: Attrs, source: Quant, target: Quant, dtype: str) -> np.ndarray:
     return lut16.sigmoid(q, source.scale[0])
 
@@ -221,5 +232,5 @@ INTEGER: Mapping[str, Integer] = {
     "neg": _neg,
     "clip": _clip,
 }
-INTEGER_8: Mapping[str, Integer] = {"hard_swish": _hard_swish, "sqrt": _sqrt}
+INTEGER_8: Mapping[str, Integer] = {"hard_swish": _hard_swish, "sqrt": _sqrt, "rsqrt": _rsqrt}
 INTEGER_16: Mapping[str, Integer] = {"sigmoid": _sigmoid_16, "tanh": _tanh_16}

@@ -18,7 +18,7 @@ DSP: frozenset[str] = frozenset({"dsp"})
 TABLE: tuple[Kernel, ...] = (
     Kernel("conv2d", S8, DSP, "embarq_conv2d_s8_dsp", "three pixels by two channels per block, two MACs an instruction", conv_dsp.conv2d_s8),
     Kernel("conv2d", S8, ANY_CORE, "embarq_conv2d_s8", "portable C, any geometry", conv.conv2d_s8),
-    Kernel("depthwise_conv2d", S8, DSP, "embarq_depthwise_s8_dsp", "rows in pairs, four channels at a time, each column unpacked once", depthwise_dsp.depthwise_s8),
+    Kernel("depthwise_conv2d", S8, DSP, "embarq_depthwise_s8_dsp", "rows in pairs, four channels at a time, each column unpacked once", depthwise_dsp.depthwise_s8),  # noqa: E501
     Kernel("depthwise_conv2d", S8, ANY_CORE, "embarq_depthwise_s8", "portable C, any geometry", conv.depthwise_s8),
     Kernel("dense", S8, DSP, "embarq_dense_s8_dsp", "four channels at a time, no scratch", conv_dsp.dense_s8),
     Kernel("dense", S8, ANY_CORE, "embarq_dense_s8", "portable C", conv.dense_s8),

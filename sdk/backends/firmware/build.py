@@ -126,6 +126,7 @@ def sources_of(folder: Path, device: Device) -> list[Source]:
 
 
 def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write `files`, relative path -> content, into `folder`."""
     for name, content in files.items():
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -60,6 +60,8 @@ def call_graph(elf: Path) -> CallGraph:
     decoder.skipdata = True
     with elf.open("rb") as stream:
         text = ELFFile(stream).get_section_by_name(".text")
+        if text is None:
+            raise EmbarqError(f"{elf.name} has no .text section, so its stack cannot be read off")
         base, code = int(text["sh_addr"]), text.data()
     entries = {address: name for name, (address, size) in symbols(elf).items() if size and base <= address < base + len(code) and name[0] != "$"}
     sizes = symbols(elf)
@@ -74,9 +76,7 @@ def _function(name: str, instructions: list, entries: Mapping[int, str]) -> Func
     frame, calls, indirect = 0, set(), False
     for i in instructions:
         frame += _pushed(i.mnemonic.split(".")[0], i.op_str)
-        if i.mnemonic.startswith("blx") and not i.op_str.startswith("#"):
-            indirect = True
-        elif re.match(r"bx(\.|$)", i.mnemonic) and i.op_str not in ("lr", "pc"):
+        if (i.mnemonic.startswith("blx") and not i.op_str.startswith("#")) or (re.match(r"bx(\.|$)", i.mnemonic) and i.op_str not in ("lr", "pc")):
             indirect = True
         elif re.match(r"b(l|lx|\.w)?$|b(eq|ne|cs|hs|cc|lo|mi|pl|vs|vc|hi|ls|ge|lt|gt|le)(\.w)?$", i.mnemonic) and i.op_str.startswith("#"):
             target = entries.get(int(i.op_str[1:], 16) & ~1)

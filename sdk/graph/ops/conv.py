@@ -157,7 +157,7 @@ def conv2d_int(use: Use) -> np.ndarray:
     kind = _exact_type(x, w, zero)
     weights = w.astype(kind)
     values = use.output().size // max(1, use.output().shape[0]) // max(1, w.shape[0]) * (w.size // max(1, w.shape[0]))
-    parts = [_finish(_conv_sums(x[s].astype(kind) - kind(zero), weights, use), use) for s in _chunks(x, values)]
+    parts = [_finish(_conv_sums(x[s].astype(kind) - np.asarray(zero, kind), weights, use), use) for s in _chunks(x, values)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 
@@ -166,7 +166,7 @@ def depthwise_int(use: Use) -> np.ndarray:
     x, w, zero = use.value(0), use.value(1), use.input(0).zero_point
     kind = np.int32 if x.dtype == np.int8 else np.int64
     values = 8 * use.output().size // max(1, use.output().shape[0])
-    parts = [_finish(_depthwise_sums(x[s].astype(kind) - kind(zero), w.astype(kind), use), use) for s in _chunks(x, values)]
+    parts = [_finish(_depthwise_sums(x[s].astype(kind) - np.asarray(zero, kind), w.astype(kind), use), use) for s in _chunks(x, values)]
     return parts[0] if len(parts) == 1 else np.concatenate(parts)
 
 

@@ -48,6 +48,6 @@ def float_dtype(use: Use) -> str:
 
 OPS = (
     Op("quantize", "Real numbers to integers: round(x / scale) + zero_point.", ("x",), same_shape, {"float32": quantize}, dtype=integer_dtype),
-    Op("dequantize", "Integers to real numbers: scale * (q - zero_point).", ("x",), same_shape, fixed(("int8", "int16", "int32"), dequantize), dtype=float_dtype),
+    Op("dequantize", "Integers to real numbers: scale * (q - zero_point).", ("x",), same_shape, fixed(("int8", "int16", "int32"), dequantize), dtype=float_dtype),  # noqa: E501
     Op("requantize", "Integers of one scale to integers of another.", ("x",), same_shape, fixed(("int8", "int16", "int32"), requantize), dtype=integer_dtype),
 )

@@ -60,7 +60,7 @@ def bilinear_float(use: Use) -> np.ndarray:
         low.append(np.maximum(np.floor(place), 0).astype(np.int64))
         high.append(np.minimum(np.ceil(place), source - 1).astype(np.int64))
         part.append(place - low[-1].astype(np.float32))
-    return _blend(x, low, high, part, np.float32(1)).astype(np.float32)
+    return _blend(x, low, high, part, np.float32(1)).astype(np.float32)  # type: ignore[arg-type]
 
 
 def bilinear_int(use: Use) -> np.ndarray:
@@ -78,10 +78,7 @@ def bilinear_int(use: Use) -> np.ndarray:
 
 
 def _fixed_places(source: int, target: int, align: bool, half: bool) -> np.ndarray:
-    if align and target > 1:
-        scale = (1024 * (source - 1) + (target - 1) // 2) // (target - 1)
-    else:
-        scale = (1024 * source + target // 2) // target
+    scale = (1024 * (source - 1) + (target - 1) // 2) // (target - 1) if align and target > 1 else (1024 * source + target // 2) // target
     place = np.arange(target, dtype=np.int64) * scale
     return place + scale // 2 - 512 if half else place
 

@@ -115,7 +115,7 @@ def gather_shape(use: Use) -> Shape:
 def gather(use: Use) -> np.ndarray:
     """numpy's take. Raises ModelError when an index is out of range."""
     x, indices, axis = use.value(0), use.value(1), use.attr("axis")
-    if indices.size and not (0 <= indices.min() and indices.max() < x.shape[axis]):
+    if indices.size and not (indices.min() >= 0 and indices.max() < x.shape[axis]):
         raise use.wrong(f"an index lies outside 0..{x.shape[axis] - 1}")
     return np.take(x, indices, axis=axis)
 
@@ -152,7 +152,7 @@ def cast_shape(use: Use) -> Shape:
 OPS = (
     Op("reshape", "The same values in another shape; costs nothing on a device.", ("x",), reshape_shape, fixed(ANY, reshape),
        attrs={"shape": "output shape, no -1"}, constraints=(same_quant,), quantised=False),
-    Op("transpose", "Dimensions in another order.", ("x",), transpose_shape, fixed(ANY, transpose), attrs={"perm": "output dimension i is input dimension perm[i]"},
+    Op("transpose", "Dimensions in another order.", ("x",), transpose_shape, fixed(ANY, transpose), attrs={"perm": "output dimension i is input dimension perm[i]"},  # noqa: E501
        constraints=(same_quant,), quantised=False),
     Op("pad", "Grown at the edges with one value.", ("x",), pad_shape, fixed(ANY, pad),
        attrs={"paddings": "(before, after) per dimension", "value": "the real value to pad with, 0 by default"}, constraints=(same_quant,), quantised=False),

@@ -91,7 +91,7 @@ def _try_once(torch: Any, module: Any, args: tuple[Any, ...], kwargs: Mapping[st
         module(*args, **kwargs)
     except Exception as error:  # whatever a user's forward raises
         shown = _describe(args, kwargs)
-        raise UsageError(f"{type(module).__name__} cannot run on the example {shown} ({_first_line(error)}); give inputs of the shape and type it takes") from error
+        raise UsageError(f"{type(module).__name__} cannot run on the example {shown} ({_first_line(error)}); give inputs of the shape and type it takes") from error  # noqa: E501
 
 
 def _export(torch: Any, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:

@@ -103,7 +103,7 @@ def _clamp(call: Call) -> str:
 
 def clamp(b: Any, x: str, low: float | None, high: float | None) -> str:
     """x limited to [low, high]; a missing limit is None."""
-    named = {(0.0, None): "relu", (0.0, 6.0): "relu6", (-1.0, 1.0): "relu_n1_to_1"}
+    named: dict[tuple[float | None, float | None], str] = {(0.0, None): "relu", (0.0, 6.0): "relu6", (-1.0, 1.0): "relu_n1_to_1"}
     if (low, high) in named:
         return b.op(named[low, high], x)
     if low is None or high is None:
@@ -141,7 +141,7 @@ def _softmax(op: str) -> Handler:
         x = call.tensor("self")
         rank = len(call.b.shape(x))
         more = {"beta": 1.0} if op == "softmax" else {}
-        return call.b.op(op, x, axis=int(call["dim"]) % rank, **more)
+        return call.b.op(op, x, axis=int(call["dim"]) % rank, **more)  # type: ignore[arg-type]
 
     return handler
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
-
 from sdk.kernels.base import Call, Lowered, Ref, Refused, Site
 from sdk.kernels.geometry import conv_window
 from sdk.kernels.quant import bias, requant
