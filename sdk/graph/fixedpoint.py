@@ -111,8 +111,8 @@ def softmax_int16(x: np.ndarray, scale: float, beta: float) -> np.ndarray:
 
 def softmax_int16_tables() -> tuple[np.ndarray, np.ndarray]:
     """`(exp(x) over [-10, 0], 1 / (1 + x) over [0, 1])`, int16[513] each, for the kernel table."""
-    exp = lut16.build(lambda v: np.exp(v.astype(np.float64)).astype(np.float32), 10 / 65535, 2 / 65535, zero_in=32767)
-    reciprocal = lut16.build(lambda v: np.float32(1) / (np.float32(1) + v), 1 / 65535, 2 / 65535, zero_in=-32768)
+    exp = lut16.build(np.exp, 10 / 65535, 2 / 65535, 32767, np.float64)
+    reciprocal = lut16.build(lambda v: 1 / (1 + v), 1 / 65535, 2 / 65535, -32768, np.float64)
     return exp, reciprocal
 
 
@@ -164,3 +164,16 @@ def reciprocal(x: np.ndarray, integer_bits: int) -> tuple[np.ndarray, np.ndarray
     """`(raw, shift)` with `1 / x = raw / 2**31 / 2**shift`, for positive x with that many integer bits."""
     headroom = count_leading_zeros(x)
     return one_over_one_plus((np.asarray(x, np.int64) << headroom) - (1 << 31)), integer_bits - headroom
+
+
+def inverse_sqrt(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """`(mult, right_shift)` with `1 / sqrt(x) = mult / 2**31 / 2**right_shift`, for whole x >= 2: five Newton steps from 1."""
+    x = np.asarray(x, np.int64)
+    pairs = (count_leading_zeros(x) - 1) // 2 - 1
+    whole = (x << (2 * pairs)) >> 1  # three integer bits from here on
+    half, y = qm.rounding_divide_by_pot(whole, 1), np.full_like(x, 1 << 28)
+    for _ in range(5):
+        cube = _times_pot(qm.doubling_high_mul(qm.doubling_high_mul(y, y), y), 6)
+        y = _times_pot(qm.doubling_high_mul((1 << 28) + (1 << 27), y) - qm.doubling_high_mul(half, cube), 3)
+    y, right = qm.doubling_high_mul(y, 1518500250), 11 - pairs
+    return np.where(right < 0, y << np.maximum(-right, 0), y), np.maximum(right, 0)

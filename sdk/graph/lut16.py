@@ -15,21 +15,19 @@ from sdk.graph import quantmath as qm
 _STEPS = 512
 
 
-def build(function: Callable[[np.ndarray], np.ndarray], in_scale: float, out_scale: float, zero_in: int = 0, zero_out: int = 0) -> np.ndarray:
-    """int16[513] of `function` (float32 arrays to float32 arrays). Each sample leans to halve the error between two samples."""
-    f = np.float32
-    low, high = f(in_scale) * f(-32768 - zero_in), f(in_scale) * f(32767 - zero_in)
-    out_low, out_high = f(out_scale) * f(-32768 - zero_out), f(out_scale) * f(32767 - zero_out)
-    step = (high - low) / f(_STEPS)
-    per_unit = f(65536) / (out_high - out_low)
-    index = np.arange(_STEPS, dtype=np.float32)
+def build(function: Callable[[np.ndarray], np.ndarray], in_scale: float, out_scale: float, zero_in: int = 0, kind: type = np.float32) -> np.ndarray:
+    """int16[513] of `function` (arrays of `kind` to arrays of `kind`). Each sample leans to halve the error between two samples."""
+    low, high = kind(in_scale) * kind(-32768 - zero_in), kind(in_scale) * kind(32767 - zero_in)
+    step = (high - low) / kind(_STEPS)
+    per_unit = kind(65536) / (kind(out_scale) * kind(32767) - kind(out_scale) * kind(-32768))
+    index = np.arange(_STEPS).astype(kind)
     with np.errstate(all="ignore"):
-        here, middle = function(low + index * step), function(low + index * step + step / f(2))
-        after = function(low + (index + f(1)) * step)
+        here, middle = function(low + index * step), function(low + index * step + step / kind(2))
+        after = function(low + (index + kind(1)) * step)
         sample = qm.round_away(here * per_unit)
-        line = qm.round_away((after * per_unit + qm.round_away(here * per_unit)) / f(2))
-        lean = qm.round_away((line - qm.round_away(middle * per_unit)) / f(2))
-        last = qm.round_away(function(np.array([high], np.float32)) * per_unit)
+        line = qm.round_away((after * per_unit + sample) / kind(2))
+        lean = qm.round_away((line - qm.round_away(middle * per_unit)) / kind(2))
+        last = qm.round_away(function(np.array([high], kind)) * per_unit)
         table = np.concatenate([sample - lean, last])
     return np.clip(np.nan_to_num(table, nan=0.0), -32768, 32767).astype(np.int16)
 
