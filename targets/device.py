@@ -301,7 +301,7 @@ def _load_file(path: Path) -> Device:
     if merged.get("detect"):
         from targets.detect import this_computer
 
-        merged = schema.merge(merged, schema.normalise(this_computer(), str(path), "measured"))
+        merged.update(schema.normalise(this_computer(), str(path), "measured"))
     shipped = path.resolve().is_relative_to(_root())
     return _build(merged, path.name if shipped else str(path))
 
