@@ -271,8 +271,8 @@ def test_measured_functions_share_what_they_need():
     entry = {"rodata": 8, "data": 0, "bss": 0}
     table = {
         "zig": {
-            "armv7e-m+dsp+fpu-sp": {
-                "base": {"text": 1000, "rodata": 100, "data": 4, "bss": 50, "stack": 200, "callback_stack": 30},
+            "bases": {"stm32f405": {"text": 1000, "rodata": 100, "data": 4, "bss": 50, "stack": 200, "callback_stack": 30}},
+            "cortex-m4:armv7e-m+dsp+fpu-sp": {
                 "f": {**entry, "text": 4, "needs": {"f": 100, "helper": 40}, "stack": 64},
                 "g": {**entry, "text": 0, "needs": {"g": 60, "helper": 40}, "stack": 96},
             }

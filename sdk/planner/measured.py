@@ -1,7 +1,7 @@
 """Bytes of code and stack that each C function takes, measured from real builds, with a marked estimate where none was.
 
-`sdk/kernels/measured.json` holds {compiler: {isa: {"base": {...}, function: {...}}}}; an `isa` key is the architecture and
-the sorted extensions joined by "+", as `isa_key` writes it. "base" is everything but the kernels: start-up, bridge, main.
+`sdk/kernels/measured.json` holds {compiler: {"bases": {device: {...}}, core: {function: {...}}}}; a core's key is its name,
+architecture and sorted extensions, as `isa_key` writes it. A base is everything but the kernels: start-up, bridge, main.
 Per entry: "text" (code), "rodata" (constants of the code itself), "data", "bss", "stack" (deepest use, callees included).
 A kernel's "needs" are the functions it brings beside "text", name -> bytes: what several kernels need is counted once.
 The base's "callback_stack" is the deepest function that is called through a pointer. Where they were measured, a kernel also
@@ -41,8 +41,8 @@ class Footprint:
 
 
 def isa_key(core: Core) -> str:
-    """`Core("cortex-m4", "armv7e-m", ("fpu-sp", "dsp"))` -> "armv7e-m+dsp+fpu-sp"."""
-    return "+".join((core.arch, *sorted(core.isa)))
+    """`Core("cortex-m4", "armv7e-m", ("fpu-sp", "dsp"))` -> "cortex-m4:armv7e-m+dsp+fpu-sp": compilers schedule by the core's name."""
+    return f"{core.name}:" + "+".join((core.arch, *sorted(core.isa)))
 
 
 @cache
@@ -51,17 +51,26 @@ def load_measured(path: Path = FILE) -> Mapping[str, Any]:
     return json.loads(path.read_text()) if path.is_file() else {}
 
 
+def _base(device: Device, bases: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The base of this device or, for a board of the user's own, of a shipped one with the same start-up code and core."""
+    if device.name in bases:
+        return bases[device.name]
+    kin = (base for base in bases.values() if (base["family"], base["core"]) == (device.family, isa_key(device.core)))
+    return next(kin, None)
+
+
 def footprint(device: Device, compiler: str, functions: Sequence[str], measured: Mapping[str, Any] | None = None) -> Footprint:
     """What the firmware of `functions` takes on `device`: the base and each function once; the stack is base + the deepest."""
     table = load_measured() if measured is None else measured
     entries: Mapping[str, Any] = table.get(compiler, {}).get(isa_key(device.core), {})
     names = list(dict.fromkeys(functions))
-    base = entries.get("base", BASE_ESTIMATE)
+    measured_base = _base(device, table.get(compiler, {}).get("bases", {}))
+    base = measured_base or BASE_ESTIMATE
     kernels = [entries.get(name, KERNEL_ESTIMATE) for name in names]
     needs: dict[str, int] = {}
     for kernel in kernels:
         needs.update(kernel.get("needs", {}))
-    missing = tuple(name for name in ("base", *names) if name not in entries)
+    missing = (*(() if measured_base else ("base",)), *(name for name in names if name not in entries))
 
     def total(key: str) -> int:
         return int(base.get(key, 0)) + sum(int(k.get(key, 0)) for k in kernels)

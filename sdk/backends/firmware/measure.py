@@ -8,6 +8,7 @@ kernels that share some, `rodata` it brings beside them, and the deepest stack, 
 from __future__ import annotations
 
 import json
+import re
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -19,7 +20,6 @@ from sdk.backends.firmware.build import BRIDGE, MAIN, board_files, write_files
 from sdk.backends.firmware.library import RUNTIME
 from sdk.backends.firmware.stack import call_graph
 from sdk.backends.firmware.toolchain import Source, Toolchain, toolchain
-from sdk.kernels.table import TABLE
 from sdk.planner.measured import FILE, isa_key
 from targets.device import Device, device_names, load_device
 
@@ -44,29 +44,30 @@ OURS = ("measure_", "embarq_the_", "KERNEL_NONE")
 
 
 def boards() -> list[Device]:
-    """One shipped board for each set of instruction sets that firmware can be built for."""
-    found: dict[str, Device] = {}
-    for name in device_names():
-        device = load_device(name)
-        if device.kind == "mcu" and device.family:
-            found.setdefault(isa_key(device.core), device)
-    return list(found.values())
+    """Every shipped board that firmware can be built for."""
+    found = [load_device(name) for name in device_names()]
+    return [device for device in found if device.kind == "mcu" and device.family]
 
 
-def measure(device: Device, compiler: str, folder: Path) -> dict[str, Any]:
-    """The entries of one core: "base" and one per kernel function of the table that the core can run."""
+def kernel_functions() -> list[str]:
+    """Every kernel the runtime's header declares."""
+    header = (RUNTIME / "include" / "embarq_kernels.h").read_text()
+    return sorted(set(re.findall(r"void (embarq_\w+)\(const void \*params, const embarq_memory \*memory\)", header)))
+
+
+def measure(device: Device, compiler: str, folder: Path, kernels: bool) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The base of `device`, and with `kernels` an entry for each kernel that its core has."""
     kit = toolchain(device, compiler)
     write_files(folder, {"bind.c": BIND.encode(), "board.ld": _script(device)})
     write_files(folder / "include", {p.name: p.read_bytes() for p in (RUNTIME / "include").glob("*.h")})
     write_files(folder / "src", {p.name: p.read_bytes() for p in (RUNTIME / "kernels").iterdir()})
     write_files(folder / "board", board_files(device))
     write_files(folder / "bridge", {p.name: p.read_bytes() for p in BRIDGE.glob("*.[ch]")} | {"main.c": MAIN.read_bytes()})
-    objects = kit.compile(_sources(folder, device), folder)
+    objects = kit.compile([s for s in _sources(folder, device) if kernels or s.path.parts[0] != "src"], folder)
     base = _link(kit, objects, None, folder)
-    entries: dict[str, Any] = {"base": _base(base)}
-    for function in sorted({row.function for row in TABLE if row.isa <= device.isa}):
-        entries[function] = _kernel(_link(kit, objects, function, folder), base, function)
-    return entries
+    there = {name for path in objects for name, (_, size) in images.symbols(path).items() if size} if kernels else set()
+    entries = {f: _kernel(_link(kit, objects, f, folder), base, f) for f in kernel_functions() if f in there}
+    return {"family": device.family, "core": isa_key(device.core), **_base(base)}, entries
 
 
 def _script(device: Device) -> bytes:
@@ -129,12 +130,15 @@ def main() -> None:
     compilers = sys.argv[1:] or ["zig"]
     result: dict[str, Any] = json.loads(FILE.read_text()) if FILE.is_file() else {}
     for compiler in compilers:
-        entries = {}
+        bases: dict[str, Any] = {}
+        cores: dict[str, Any] = {}
         for device in boards():
             with tempfile.TemporaryDirectory(prefix="embarq-") as folder:
-                entries[isa_key(device.core)] = measure(device, compiler, Path(folder))
-            sys.stderr.write(f"{compiler} {isa_key(device.core)}: {len(entries[isa_key(device.core)])} entries\n")
-        result[compiler] = entries
+                base, entries = measure(device, compiler, Path(folder), isa_key(device.core) not in cores)
+            bases[device.name] = base
+            cores.setdefault(base["core"], entries)
+            sys.stderr.write(f"{compiler} {device.name}: {len(entries)} kernels\n")
+        result[compiler] = {"bases": bases, **cores}
     FILE.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
 
 
