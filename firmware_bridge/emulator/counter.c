@@ -134,7 +134,7 @@ void count_block(void *uc, uint64_t address, uint32_t size, void *user)
         c->emu_stop(uc);
         return;
     }
-    if (start < c->code_start || start + size > c->code_end) {
+    if (start < c->code_start || start >= c->code_end) {
         c->last_size = 0; /* code outside the program: the fault that follows tells */
         return;
     }

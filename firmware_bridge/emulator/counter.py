@@ -97,15 +97,24 @@ class Counter(ctypes.Structure):
 
 def make_counter(core: str, code_start: int, code_end: int, code_pointer: int, step_pointer: int, emu_stop: Any) -> Counter:
     """A Counter for code in [code_start, code_end), whose bytes stand at `code_pointer` in this process."""
-    model = CYCLE_MODELS.get(core, CycleModel())
     blocks = (_Block * ((code_end - code_start) // 2 + 1))()
     counter = Counter(
         emu_stop=ctypes.cast(emu_stop, ctypes.c_void_p), code=code_pointer, step=step_pointer or None,
         blocks=ctypes.cast(blocks, ctypes.POINTER(_Block)), code_start=code_start, code_end=code_end,
-        cost=_Costs(**{name: getattr(model, name) for name in CycleModel.__dataclass_fields__}), limit=1 << 63,
+        cost=_costs(core), limit=1 << 63,
     )
     counter.keep = blocks  # a ctypes pointer does not keep what it points to
     return counter
+
+
+def _costs(core: str) -> _Costs:
+    model = CYCLE_MODELS.get(core, CycleModel())
+    return _Costs(**{name: getattr(model, name) for name in CycleModel.__dataclass_fields__})
+
+
+def count_code(core: str, code: bytes) -> tuple[int, int]:
+    """(instructions, cycles) that a straight run of Thumb code takes on a core, no branch taken."""
+    return Counter(cost=_costs(core)).decode(code)
 
 
 @cache

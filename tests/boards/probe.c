@@ -47,16 +47,22 @@ __attribute__((noinline)) static void jump_to_data(void)
 __attribute__((noinline)) static uint32_t deep(uint32_t n)
 {
     volatile uint32_t frame[16];
-    frame[0] = n;
-    return n == 0 ? frame[0] : deep(n - 1) + frame[0];
+    for (uint32_t i = 0; i < 16; i++) {
+        frame[i] = n;
+    }
+    return n == 0 ? frame[0] : deep(n - 1) + frame[15];
 }
 
 __attribute__((noinline)) static void steps(void)
 {
     for (uint32_t step = 0; step < 3; step++) {
         embarq_current_step = step;
-        for (volatile uint32_t i = 0; i < 100u * (step + 1u); i++) {
-        }
+        uint32_t n = 100u * (step + 1u);
+        __asm volatile("1: subs %0, #1\n\t"
+                       "bne 1b"
+                       : "+l"(n)
+                       :
+                       : "cc");
     }
     embarq_current_step = 0xFFFFFFFFu;
 }
