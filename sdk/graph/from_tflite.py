@@ -7,7 +7,6 @@ widened, and int8 weights beside float activations become float32. An op the gra
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from sdk.errors import ModelError, UsageError
 from sdk.graph import tflite_ops
 from sdk.graph.ir import ITEMSIZE, Graph, Node, Quant, Tensor
 from sdk.graph.ops import OPS
+from sdk.graph.quantmath import RANGE
 from sdk.graph.tflite_schema import TYPES, Table, open_model, operator_name
 from sdk.graph.verify import MAX_VALUES, verify
 
@@ -235,7 +235,7 @@ def _unique_names(records: list[Table]) -> list[str]:
 def _check_shape(name: str, shape: tuple[int, ...]) -> None:
     size = 1
     for d in shape:
-        size *= max(d, 0)
+        size *= max(d, 1)  # a 0 must not hide a huge dimension beside it
     if len(shape) > MAX_RANK or size > MAX_VALUES or any(d < 0 for d in shape):
         raise ModelError(f"tensor {name} has shape {list(shape)[: MAX_RANK + 1]}; a tensor has at most {MAX_RANK} fixed dimensions and 2**31 values")
 
@@ -263,10 +263,11 @@ def _read_quant(name: str, table: Table | None, shape: tuple[int, ...], kind: st
         return None
     points = [0] * len(scale) if zero is None or not len(zero) else zero.tolist()
     points = points * len(scale) if len(points) == 1 else points
+    low, high = RANGE.get(kind, RANGE["int32"])
+    if kind != "uint8" and not all(low <= z <= high for z in points):
+        raise ModelError(f"tensor {name} is {kind} and has a zero point outside {low}..{high}; quantise the model again")
     axis = table.integer(6, "i") if len(scale) > 1 else None
     if axis is not None and not 0 <= axis < len(shape):
         raise ModelError(f"tensor {name} has scales along dimension {axis} of {len(shape)}; export the model again")
     return Quant(tuple(scale.tolist()), tuple(points), axis)
 
-
-Attrs = Mapping[str, Any]

@@ -20,7 +20,7 @@ def build(function: Callable[[np.ndarray], np.ndarray], in_scale: float, out_sca
     low, high = kind(in_scale) * kind(-32768 - zero_in), kind(in_scale) * kind(32767 - zero_in)
     step = (high - low) / kind(_STEPS)
     per_unit = kind(65536) / (kind(out_scale) * kind(32767) - kind(out_scale) * kind(-32768))
-    index = np.arange(_STEPS).astype(kind)
+    index: np.ndarray = np.arange(_STEPS).astype(kind)
     with np.errstate(all="ignore"):
         here, middle = function(low + index * step), function(low + index * step + step / kind(2))
         after = function(low + (index + kind(1)) * step)

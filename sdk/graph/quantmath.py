@@ -147,7 +147,8 @@ def scale_once(x: Any, scale: Any) -> np.ndarray:
 def multiply_once(x: Any, mult: Any, shift: Any) -> np.ndarray:
     """`x * mult / 2**31 * 2**shift` rounded once, halves away from zero, in 64-bit integers: the device's `scale_once`.
 
-    In C: `p = (int64_t)x * mult; (p + (1LL << (30 - shift)) - (p < 0)) >> (31 - shift)`.
+    In C: `p = (int64_t)x * mult; (p + (1LL << (30 - shift)) - (p < 0)) >> (31 - shift)`. Floors of floors compose, so a core
+    that keeps only the upper word must cut it (SMMLA), not round it (SMMLAR), before it adds the half and shifts.
     """
     product = np.asarray(x, np.int64) * np.asarray(mult, np.int64)
     total = 31 - np.asarray(shift, np.int64)

@@ -139,12 +139,13 @@ class Table:
         return tuple(array.tolist())
 
     def text(self, slot: int) -> str:
-        """A string field; empty when absent."""
+        """A string field, at most 300 printable characters of it; empty when absent."""
         array = self.array(slot, "uint8")
         if array is None:
             return ""
         self.source.spend(len(array))
-        return array.tobytes().decode("utf-8", "replace")
+        text = array[:300].tobytes().decode("utf-8", "replace")
+        return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def open_model(data: bytes) -> Table:

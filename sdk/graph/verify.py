@@ -54,7 +54,10 @@ def check_node(graph: Graph, node: Node) -> None:
     op = OPS.get(node.op)
     if op is None:
         raise ModelError(f"node {node.name} asks for the op {node.op!r}, which does not exist; `embarq ops` lists those that do")
-    for name, (shape, dtype) in zip(node.outputs, op.infer(node, graph.tensors), strict=True):
+    given = op.infer(node, graph.tensors)
+    if len(given) != len(node.outputs):
+        raise ModelError(f"node {node.name} ({node.op}) has {len(node.outputs)} outputs and gives {len(given)}; name every output once")
+    for name, (shape, dtype) in zip(node.outputs, given, strict=True):
         tensor = graph[name]
         if (tensor.shape, tensor.dtype) != (shape, dtype):
             raise ModelError(f"node {node.name} ({node.op}) gives {dtype}{list(shape)} and {name} is declared {tensor.dtype}{list(tensor.shape)}")
