@@ -7,6 +7,7 @@ The UART is a TCP socket and not a PTY: through a PTY the emulated UART holds a 
 from __future__ import annotations
 
 import contextlib
+import re
 import socket
 import subprocess
 import time
@@ -29,10 +30,10 @@ class Qemu:
         server = socket.create_server(("127.0.0.1", 0))
         port = server.getsockname()[1]
         server.settimeout(START_S)
-        command = ["qemu-system-arm", "-M", machine.qemu_machine, "-display", "none", "-monitor", "none", "-kernel", str(elf)]
+        command = ["qemu-system-arm", "-M", machine.qemu_machine, "-display", "none", "-monitor", "stdio", "-kernel", str(elf)]
         command += ["-chardev", f"socket,id=line,host=127.0.0.1,port={port}", "-serial", "chardev:line"]
         command += ["-icount", f"shift={machine.qemu_icount_shift}"] if icount else []
-        self._process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         try:
             self._line, _ = server.accept()
         except TimeoutError:
@@ -48,7 +49,7 @@ class Qemu:
     def read(self, max_bytes: int, timeout_s: float) -> bytes:
         """At least one byte as soon as there is one; b"" when none came in time."""
         self._line.settimeout(timeout_s)
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError, BlockingIOError):  # the latter when timeout_s is 0
             return self._line.recv(max_bytes)
         return b""
 
@@ -60,6 +61,19 @@ class Qemu:
                 raise TimeoutError(f"QEMU sent {found[-80:]!r} and not {end!r}")
             found += self.read(4096, 1.0)
         return found
+
+    def memory(self, address: int, words: int) -> tuple[int, ...]:
+        """Words of the machine's memory, while it runs on."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"xp /{words}xw {address:#x}\n".encode())
+        self._process.stdin.flush()
+        found: list[int] = []
+        while len(found) < words:
+            line = self._process.stdout.readline()
+            if re.match(rb"[0-9a-f]{8,16}: ", line):
+                found += [int(word, 16) for word in line.split()[1:]]
+        return tuple(found)
 
     def close(self) -> None:
         """Ends the machine."""

@@ -164,8 +164,8 @@ def test_decoding_never_counts_more_than_halfwords(code: bytes) -> None:
 # -- faults ------------------------------------------------------------------------------------------------------------
 
 FAULTS = [
-    (b"w", r"stm32f405 crashed at 0x080\w+ in stray_write\+0x\w+, .*in the big layer: it wrote 4 bytes at 0x60001234, where stm32f405 has nothing\."),
-    (b"r", r"in stray_read\+0x\w+.*: it read 1 bytes at 0x60001235, where stm32f405 has nothing\."),
+    (b"w", r"stm32f405 crashed at 0x080\w+ in stray_write\+0x\w+, .*in the big layer: it wrote 4 bytes at 0xa0001234, where stm32f405 has nothing\."),
+    (b"r", r"in stray_read\+0x\w+.*: it read 1 bytes at 0xa0001235, where stm32f405 has nothing\."),
     (b"f", r"in flash_write\+0x\w+.*: it wrote 4 bytes at 0x080\w+, which is flash\."),
     (b"j", r"crashed at 0x90000000.*: it jumped to 0x90000000, where no code can be\."),
     (b"d", r"crashed at 0x2000\w+.*: it jumped to 0x2000\w+, where no code can be\."),
@@ -240,8 +240,8 @@ def test_memory_is_read_by_symbol_and_address() -> None:
     assert board.take() == b"bad\n"
     with pytest.raises(UsageError, match="has no symbol absent; build it with symbols"):
         board.read("absent")
-    with pytest.raises(UsageError, match="has no memory of 4 bytes at 0x60000000"):
-        board.read(0x60000000, 4)
+    with pytest.raises(UsageError, match="has no memory of 4 bytes at 0xa0000000"):
+        board.read(0xa0000000, 4)
 
 
 def test_memory_may_lie_across_two_banks() -> None:

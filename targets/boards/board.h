@@ -36,7 +36,7 @@ void board_reset(void);
 
 typedef struct {
     uint32_t magic; /* EMBARQ_FAULT_MAGIC when a fault has been recorded */
-    uint32_t pc;    /* the instruction that failed */
+    uint32_t pc;    /* the instruction that failed; 0 when the stack overflowed and could not keep it */
     uint32_t lr;    /* who called it */
     uint32_t psr;
     uint32_t sp;

@@ -19,12 +19,12 @@ static void say(const char *s)
 
 __attribute__((noinline)) static void stray_write(void)
 {
-    *(volatile uint32_t *)0x60001234u = 1;
+    *(volatile uint32_t *)0xa0001234u = 1;
 }
 
 __attribute__((noinline)) static void stray_read(void)
 {
-    (void)*(volatile uint8_t *)0x60001235u;
+    (void)*(volatile uint8_t *)0xa0001235u;
 }
 
 __attribute__((noinline)) static void flash_write(void)

@@ -2,7 +2,7 @@
 #include "board.h"
 #include "common/cortex_m.h"
 
-extern uint32_t __stack_top, __data_load, __data_start, __data_end, __bss_start, __bss_end;
+extern uint32_t __stack_limit, __stack_top, __data_load, __data_start, __data_end, __bss_start, __bss_end;
 
 int main(void);
 void Reset_Handler(void);
@@ -60,7 +60,8 @@ void Reset_Handler(void)
     start();
 }
 
-/* Finds the stacked registers and hands them on. Armv6-M has no conditional execution, hence the branches. */
+/* Finds the stacked registers and hands them on. Armv6-M has no conditional execution, hence the branches.
+ * After a stack overflow the stack pointer lies outside the RAM: the handler then takes the stack from its top. */
 __attribute__((naked, used)) void Fault_Handler(void)
 {
     __asm volatile("mov r1, lr\n\t"
@@ -72,6 +73,12 @@ __attribute__((naked, used)) void Fault_Handler(void)
                    "1:\n\t"
                    "mrs r0, psp\n"
                    "2:\n\t"
+                   "ldr r2, =__stack_limit\n\t"
+                   "cmp r0, r2\n\t"
+                   "bhs 3f\n\t"
+                   "ldr r2, =__stack_top\n\t"
+                   "msr msp, r2\n"
+                   "3:\n\t"
                    "ldr r2, =embarq_fault_stop\n\t"
                    "bx r2\n\t"
                    ".ltorg\n");
@@ -84,9 +91,15 @@ __attribute__((used)) void embarq_fault_stop(uint32_t *frame, uint32_t exc_retur
     __asm volatile("mrs %0, ipsr" : "=r"(exception));
     embarq_fault.exception = exception;
     embarq_fault.sp = (uint32_t)(uintptr_t)frame;
-    embarq_fault.lr = frame[5];
-    embarq_fault.pc = frame[6];
-    embarq_fault.psr = frame[7];
+    if (frame >= &__stack_limit) {
+        embarq_fault.lr = frame[5];
+        embarq_fault.pc = frame[6];
+        embarq_fault.psr = frame[7];
+    } else { /* the stack overflowed: the registers found no place */
+        embarq_fault.lr = 0;
+        embarq_fault.pc = 0;
+        embarq_fault.psr = 0;
+    }
 #if __ARM_ARCH >= 7
     embarq_fault.cfsr = SCB_CFSR;
     if (SCB_CFSR & (1u << 7)) {
