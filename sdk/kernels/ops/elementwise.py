@@ -6,9 +6,10 @@ import numpy as np
 
 from sdk.graph import quantmath as qm
 from sdk.graph.ir import Tensor
-from sdk.kernels.base import Call, Lowered, Ref, Refused, Site, source
+from sdk.kernels.base import Call, Fields, Lowered, Ref, Refused, Site, source
 from sdk.kernels.geometry import broadcast
 from sdk.kernels.linear import fit
+from sdk.kernels.quant import item, real_range
 
 
 def in_place(site: Site) -> dict[int, int]:
@@ -16,25 +17,79 @@ def in_place(site: Site) -> dict[int, int]:
     return {i: 0 for i in (0, 1) if site.tensor(i).shape == site.output.shape and not site.tensor(i).is_const}
 
 
-def add_s8(site: Site) -> Lowered:
-    """add and sub on int8."""
+def arithmetic_int(site: Site) -> Lowered:
+    """add, sub, mul, div, maximum, minimum, squared_difference on int8 and int16."""
     cast = broadcast(site)
     if isinstance(cast, Refused):
         return cast
-    a, b, out = site.tensor(0), site.tensor(1), site.output
-    p, (low, high) = qm.add_params(a, b, out), qm.output_range(site.node, out)
+    a, b, out, op = site.tensor(0), site.tensor(1), site.output, site.node.op
+    zeros = (0, 0, 0) if op in ("maximum", "minimum") else (a.zero_point, b.zero_point, out.zero_point)
+    low, high = qm.output_range(site.node, out)
     constants: dict[str, np.ndarray] = {}
     fields = (
         ("a", source(site, 0, constants)), ("b", source(site, 1, constants)), ("output", Ref("tensor", out.name)),
-        ("broadcast", cast),
-        ("a_zero_point", a.zero_point), ("b_zero_point", b.zero_point), ("out_zero_point", out.zero_point),
-        ("left_shift", p.left_shift),
-        ("a_mult", p.mult[0]), ("a_shift", p.shift[0]), ("b_mult", p.mult[1]), ("b_shift", p.shift[1]),
-        ("out_mult", p.out_mult), ("out_shift", p.out_shift),
-        ("sign", 1 if site.node.op == "add" else -1),
+        ("broadcast", cast), ("item", item(out.dtype)),
+        ("a_zero_point", zeros[0]), ("b_zero_point", zeros[1]), ("out_zero_point", zeros[2]),
+        *_multipliers(op, a, b, out),
+        ("sign", -1 if op == "sub" else 1),
         ("low", low), ("high", high),
     )  # fmt: skip
-    return Call(site.node.name, "embarq_add_s8", "embarq_add_s8_params", fields, constants, overlap=in_place(site), sources=("add_s8.c",))
+    name = "add" if op == "sub" else op
+    return Call(site.node.name, f"embarq_{name}_int", "embarq_arithmetic_int_params", fields, constants,
+                overlap=in_place(site), sources=("arithmetic_int.c",))  # fmt: skip
+
+
+def _multipliers(op: str, a: Tensor, b: Tensor, out: Tensor) -> Fields:
+    match op:
+        case "add" | "sub":
+            p = qm.add_params(a, b, out)
+            pairs = (p.mult[0], p.shift[0]), (p.mult[1], p.shift[1]), (p.out_mult, p.out_shift)
+            left = p.left_shift
+        case "squared_difference":
+            twice_max, left = 2.0 * max(a.scale, b.scale), 7
+            last = twice_max * twice_max / ((1 << 14) * out.scale)
+            pairs = (qm.quantize_multiplier(a.scale / twice_max), qm.quantize_multiplier(b.scale / twice_max), qm.quantize_multiplier(last))
+        case "mul":
+            pairs, left = ((0, 0), (0, 0), qm.mul_multiplier(a, b, out)), 0
+        case "div":
+            ratio = float(np.float32(a.scale) / (np.float32(b.scale) * np.float32(out.scale)))
+            pairs, left = ((0, 0), (0, 0), qm.quantize_multiplier(ratio)), 0
+        case _:
+            pairs, left = ((0, 0), (0, 0), (0, 0)), 0
+    names = ("a", "b", "out")
+    return ("left_shift", left), *((f"{n}_{k}", v) for n, pair in zip(names, pairs, strict=True) for k, v in zip(("mult", "shift"), pair, strict=True))
+
+
+def arithmetic_f32(site: Site) -> Lowered:
+    """The same ops, and prelu, on float32."""
+    cast = broadcast(site)
+    if isinstance(cast, Refused):
+        return cast
+    low, high = real_range(site.node.attrs.get("activation", "none"))
+    constants: dict[str, np.ndarray] = {}
+    fields = (
+        ("a", source(site, 0, constants)), ("b", source(site, 1, constants)), ("output", Ref("tensor", site.output.name)),
+        ("broadcast", cast), ("low", low), ("high", high),
+    )  # fmt: skip
+    return Call(site.node.name, f"embarq_{site.node.op}_f32", "embarq_arithmetic_f32_params", fields, constants,
+                overlap=in_place(site), sources=("elementwise_f32.c",))  # fmt: skip
+
+
+def prelu_s8(site: Site) -> Lowered:
+    """prelu on int8."""
+    cast = broadcast(site)
+    if isinstance(cast, Refused):
+        return cast
+    x, alpha, out = site.tensor(0), site.tensor(1), site.output
+    same = qm.quantize_multiplier(float(np.float32(x.scale) / np.float32(out.scale)))
+    less = qm.quantize_multiplier(float(np.float32(x.scale) * np.float32(alpha.scale) / np.float32(out.scale)))
+    constants: dict[str, np.ndarray] = {}
+    fields = (
+        ("a", source(site, 0, constants)), ("b", source(site, 1, constants)), ("output", Ref("tensor", out.name)), ("broadcast", cast),
+        ("a_zero_point", x.zero_point), ("b_zero_point", alpha.zero_point), ("out_zero_point", out.zero_point),
+        ("same_mult", same[0]), ("same_shift", same[1]), ("less_mult", less[0]), ("less_shift", less[1]),
+    )  # fmt: skip
+    return Call(site.node.name, "embarq_prelu_s8", "embarq_prelu_s8_params", fields, constants, overlap=in_place(site), sources=("prelu_s8.c",))
 
 
 def add_s8_dsp(site: Site) -> Lowered:
