@@ -8,13 +8,14 @@ C kernels, so host and board cannot disagree about a constant. Integers wrap and
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from sdk.errors import ModelError
+from sdk.errors import ModelError, UnsupportedOp
 from sdk.graph.ir import Graph, Node, Quant, Tensor
 
 INT32_MIN, INT32_MAX = -(2**31), 2**31 - 1
@@ -144,51 +145,68 @@ def scale_once(x: Any, scale: Any) -> np.ndarray:
     return np.clip(round_away(np.asarray(x, np.float64) * scale), INT32_MIN, INT32_MAX).astype(np.int64)
 
 
-def multiply_once(x: Any, mult: Any, shift: Any) -> np.ndarray:
-    """`x * mult / 2**31 * 2**shift` rounded once, halves away from zero, in 64-bit integers: the device's `scale_once`.
+def multiply_once(x: Any, mult: Any, shift: Any, bits: int = 31) -> np.ndarray:
+    """`x * mult / 2**bits * 2**shift` rounded once, halves away from zero, in 64-bit integers: the device's `scale_once`.
 
-    In C: `p = (int64_t)x * mult; (p + (1LL << (30 - shift)) - (p < 0)) >> (31 - shift)`. Floors of floors compose, so a core
-    that keeps only the upper word must cut it (SMMLA), not round it (SMMLAR), before it adds the half and shifts.
+    In C: `p = (int64_t)x * mult; (p + (1LL << (bits - 1 - shift)) - (p < 0)) >> (bits - shift)`. Floors of floors compose, so
+    a core that keeps only the upper word must cut it (SMMLA), not round it (SMMLAR), before it adds the half and shifts.
     """
     product = np.asarray(x, np.int64) * np.asarray(mult, np.int64)
-    total = 31 - np.asarray(shift, np.int64)
+    total = bits - np.asarray(shift, np.int64)
     return (product + (np.int64(1) << (total - 1)) - (product < 0)) >> total
 
 
-def dense_multipliers(node: Node, graph: Graph | Mapping[str, Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """`(mult[], shift[])`, one pair per output channel, with which `multiply_once` gives dense's result.
+def dense_multipliers(node: Node, graph: Graph | Mapping[str, Tensor], bits: int = 31) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """`(mult[], shift[])`, one pair per output channel, with which `multiply_once(x, mult, shift, bits)` gives dense's result.
 
-    LiteRT's reference dense multiplies by a float64. Each pair is checked to give the same output for every int32 accumulator,
-    after the clamp to the output type; a multiplier that does not is nudged. Raises ModelError when none does.
+    LiteRT's reference dense multiplies by a float64; each pair is proven to give the same output for every sum the weights allow.
+    31 bits practically always suffice for int8 outputs, whose sums have some 24 bits. Raises UnsupportedOp when no multiplier of
+    that many bits will do, as for most int16 outputs: multiply by `effective_scales` in float64 there.
     """
     tensors = graph.tensors if isinstance(graph, Graph) else graph
-    out = tensors[node.outputs[0]]
-    found: dict[float, tuple[int, int]] = {}
+    out, largest = tensors[node.outputs[0]], min(_largest_sum(node, tensors), 2 ** (62 - bits))
     scales = effective_scales(node, tensors)
-    for scale in scales:
-        if scale not in found:
-            found[scale] = _proven_multiplier(scale, out)
-    return tuple(found[s][0] for s in scales), tuple(found[s][1] for s in scales)
+    found = {scale: proven_multiplier(scale, out, bits, largest) for scale in set(scales)}
+    if None in found.values():
+        raise UnsupportedOp(f"node {node.name} ({node.op}) has a scale that no multiplier of {bits} bits stands for exactly; quantise it with other data")
+    pairs = [found[scale] or (0, 0) for scale in scales]
+    return tuple(m for m, _ in pairs), tuple(s for _, s in pairs)
 
 
-def _proven_multiplier(scale: float, out: Tensor) -> tuple[int, int]:
-    mult, shift = quantize_multiplier(scale)
-    low, high = RANGE[out.dtype]
-    steps = np.arange(low - out.zero_point + 1, high - out.zero_point + 1)
-    accumulators = _thresholds(steps, scale)
-    want = np.clip(scale_once(accumulators, scale) + out.zero_point, low, high)
+def _largest_sum(node: Node, tensors: Mapping[str, Tensor]) -> int:
+    """Bound on the size of dense's accumulators: that of the constant weights and bias, else int32's."""
+    x, w = tensors[node.inputs[0]], tensors[node.inputs[1]]
+    bias = tensors.get(node.inputs[2]) if len(node.inputs) > 2 else None
+    if w.data is None or w.quant is None or (bias is not None and bias.data is None):
+        return INT32_MAX
+    low, high = RANGE[x.dtype]
+    rows = np.abs(w.data.astype(np.int64) - (w.quant.zero_point[0] if len(w.quant.scale) == 1 else 0)).sum(axis=1)
+    start = np.abs(bias.data.astype(np.int64)) if bias is not None and bias.data is not None else 0
+    return int((rows * max(x.zero_point - low, high - x.zero_point) + start).max(initial=0))
+
+
+def proven_multiplier(scale: float, out: Tensor, bits: int = 31, largest: int = INT32_MAX) -> tuple[int, int] | None:
+    """One pair for `multiply_once`, or None when the nearest multipliers all differ from `scale_once` somewhere."""
+    fraction, shift = math.frexp(scale)
+    mult = math.floor(fraction * 2.0**bits + 0.5)
     for nudge in (0, 1, -1, 2, -2):
-        have = np.clip(multiply_once(accumulators, mult + nudge, shift) + out.zero_point, low, high)
-        if np.array_equal(have, want):
+        if rescales_exactly(partial(multiply_once, mult=mult + nudge, shift=shift, bits=bits), scale, out, largest):
             return mult + nudge, shift
-    raise ModelError(f"no integer multiplier rounds as {scale!r} does for {out.name}; change its scale a little")
+    return None
 
 
-def _thresholds(steps: np.ndarray, scale: float) -> np.ndarray:
-    """Accumulators around which `round(x * scale)` changes: both functions grow with x, so agreeing here is agreeing everywhere."""
-    centre = np.round((steps - np.sign(steps) * 0.5) / scale)
-    around = centre[:, None] + np.arange(-2, 3)
-    return np.unique(np.clip(around, INT32_MIN, INT32_MAX)).astype(np.int64)
+def rescales_exactly(candidate: Callable[[np.ndarray], np.ndarray], scale: float, out: Tensor, largest: int = INT32_MAX) -> bool:
+    """Whether `candidate`, which must never fall as its int64 sums rise, equals `scale_once` after the clamp to `out`.
+
+    Both only change at the sums where a new output begins, so it is enough to look around those: at most 255 places for int8.
+    Sums beyond `largest` do not occur.
+    """
+    low, high = RANGE[out.dtype]
+    steps = np.arange(low - out.zero_point, high - out.zero_point + 1)
+    around = np.round((steps - np.sign(steps) * 0.5) / scale)[:, None] + np.arange(-2, 3)
+    x = np.unique(np.clip(around, -largest, largest)).astype(np.int64)
+    have, want = (np.clip(v + out.zero_point, low, high) for v in (candidate(x), scale_once(x, scale)))
+    return bool(np.array_equal(have, want))
 
 
 @dataclass(frozen=True)

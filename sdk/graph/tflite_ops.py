@@ -322,7 +322,7 @@ def reshape(importer: Importer, op: Operator) -> None:
     """RESHAPE: the shape is an argument or an option, with at most one -1."""
     x = importer.tensors[op.needed(0)]
     value = importer.constant(op.input(1)) if op.input(1) else None
-    asked: tuple[int, ...] | None = tuple(int(v) for v in value.reshape(-1)[:16]) if value is not None else None
+    asked: tuple[int, ...] | None = _numbers(importer, op, 1) if value is not None else None
     if asked is None and op.options is not None and not op.input(1):
         asked = op.options.integers(0)
     if asked is None:

@@ -12,6 +12,8 @@ from sdk.graph.ops.base import make_use
 
 #: More values than this in one tensor is a mistake in the file, not a model.
 MAX_VALUES = 2**31 - 1
+#: Scales of activations lie between this and its inverse, so that ratios and products of them stay finite in float32.
+MIN_SCALE = 2.0**-40
 
 
 def verify(graph: Graph) -> None:
@@ -47,6 +49,8 @@ def check_tensor(tensor: Tensor) -> None:
         low, high = qm.RANGE[tensor.dtype]
         if not all(low <= z <= high for z in tensor.quant.zero_point):
             raise ModelError(f"tensor {tensor.name} is {tensor.dtype} and has a zero point outside {low}..{high}; quantise the model again")
+        if data is None and not all(MIN_SCALE <= s <= 1 / MIN_SCALE for s in tensor.quant.scale):
+            raise ModelError(f"tensor {tensor.name} has the scale {tensor.quant.scale[0]:g}, which no real value needs; quantise the model again")
 
 
 def check_node(graph: Graph, node: Node) -> None:

@@ -14,6 +14,8 @@ def reduce_shape(use: Use) -> Shape:
     """The axes removed, or 1 with keep_dims."""
     x = use.input(0).shape
     axes = axes_of(use, len(x))
+    if any(x[a] == 0 for a in axes):
+        raise use.wrong(f"its input has shape {list(x)}; there is nothing to reduce")
     if use.node.attrs.get("keep_dims", False):
         return tuple(1 if i in axes else d for i, d in enumerate(x))
     return tuple(d for i, d in enumerate(x) if i not in axes)
@@ -54,7 +56,7 @@ def sum_float(use: Use) -> np.ndarray:
 
 
 def sum_int(use: Use) -> np.ndarray:
-    """Exact sum of the offsets, rescaled."""
+    """Exact sum of the offsets, rescaled. Our own: LiteRT's reference int8 SUM leaves its output unwritten."""
     x, out = use.input(0), use.output()
     total = use.value(0).astype(np.int64).sum(**_args(use)) - x.zero_point * _count(use)
     mult, shift = qm.rescale_multiplier(x._one(), out._one())
@@ -70,6 +72,8 @@ def argmax_shape(use: Use) -> Shape:
     """The axis removed."""
     x = use.input(0).shape
     axis = axis_of(use, use.attr("axis"), len(x))
+    if x[axis] == 0:
+        raise use.wrong(f"its input has shape {list(x)}; there is nothing to search")
     return x[:axis] + x[axis + 1 :]
 
 
