@@ -37,9 +37,13 @@ def load(source: Any, example: Any = None, *, name: str | None = None, input_lay
 
 
 @overload
-def plan(device: Device | str) -> Budget: ...
+def plan(device: Device | str) -> Budget:
+    """What the device has to spend."""
+
+
 @overload
-def plan(device: Device | str, work: Any, **options: Any) -> Plan: ...
+def plan(device: Device | str, work: Any, **options: Any) -> Plan:
+    """Whether and how the model fits."""
 
 
 def plan(device: Device | str, work: Any = None, **options: Any) -> Plan | Budget:

@@ -99,7 +99,7 @@ def linker_script(device: Device | str, stack_bytes: int | None = None) -> str:
         *_flash_sections(device),
         *_ram_sections(names[main.name], stack),
         *(line for index, bank in enumerate(regions) for line in _arena(index, names[bank.name])),
-        "    /DISCARD/ : { *(.ARM.exidx*) *(.ARM.extab*) *(.comment) *(.ARM.attributes_unused) }",
+        "    /DISCARD/ : { *(.debug_*) *(.ARM.exidx*) *(.ARM.extab*) *(.comment) *(.ARM.attributes_unused) }",
         "}",
         "",
     ])

@@ -120,7 +120,7 @@ def sources_of(folder: Path, device: Device) -> list[Source]:
     board = dict(defines(device))
     includes = (Path("include"), Path("bridge"), Path("board"))
     rows = []
-    for pattern, optimise in (("src/*.c", "2"), ("bridge/*.c", "s"), ("board/**/*.[cs]", "s"), ("*.c", "s")):
+    for pattern, optimise in (("src/*.c", "2"), ("bridge/*.c", "s"), ("board/**/*.c", "s"), ("*.c", "s")):
         rows += [Source(p.relative_to(folder), includes, board, optimise) for p in sorted(folder.glob(pattern))]
     return rows
 

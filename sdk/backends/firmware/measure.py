@@ -52,7 +52,7 @@ def boards() -> list[Device]:
 def kernel_functions() -> list[str]:
     """Every kernel the runtime's header declares."""
     header = (RUNTIME / "include" / "embarq_kernels.h").read_text()
-    return sorted(set(re.findall(r"void (embarq_\w+)\(const void \*params, const embarq_memory \*memory\)", header)))
+    return sorted(set(re.findall(r"^embarq_kernel_function (embarq_\w+);", header, re.MULTILINE)))
 
 
 def measure(device: Device, compiler: str, folder: Path, kernels: bool) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -65,7 +65,7 @@ def measure(device: Device, compiler: str, folder: Path, kernels: bool) -> tuple
     write_files(folder / "bridge", {p.name: p.read_bytes() for p in BRIDGE.glob("*.[ch]")} | {"main.c": MAIN.read_bytes()})
     objects = kit.compile([s for s in _sources(folder, device) if kernels or s.path.parts[0] != "src"], folder)
     base = _link(kit, objects, None, folder)
-    there = {name for path in objects for name, (_, size) in images.symbols(path).items() if size} if kernels else set()
+    there = {name for path in objects for name, (_, size) in images.symbols(folder / path).items() if size} if kernels else set()
     entries = {f: _kernel(_link(kit, objects, f, folder), base, f) for f in kernel_functions() if f in there}
     return {"family": device.family, "core": isa_key(device.core), **_base(base)}, entries
 
