@@ -14,10 +14,11 @@ from typing import Any
 import numpy as np
 
 from sdk.errors import ModelError, UsageError
-from sdk.graph import tflite_ops
 from sdk.graph.ir import ITEMSIZE, Graph, Node, Quant, Tensor
 from sdk.graph.ops import OPS
 from sdk.graph.quantmath import RANGE
+from sdk.graph.tflite_operator import NoEquivalent, Operator
+from sdk.graph.tflite_ops import convert
 from sdk.graph.tflite_schema import TYPES, Table, open_model, operator_name
 from sdk.graph.verify import MAX_VALUES, verify
 
@@ -65,7 +66,7 @@ class _Importer:
         self.flexible: dict[str, tuple[bool, ...]] = {}  # dimensions the file leaves open
         self.nodes: list[Node] = []
         self.used_names: set[str] = set()
-        self.operator: tflite_ops.Operator | None = None
+        self.operator: Operator | None = None
 
     def graph(self, name: str) -> Graph:
         """The whole model."""
@@ -149,10 +150,10 @@ class _Importer:
             raise ModelError(f"the .tflite file is damaged: operator {index} names code {code} of {len(self.codes)}; download or export it again")
         inputs = tuple(self.tensor(i).name if i >= 0 else "" for i in record.integers(1))
         outputs = tuple(self.tensor(i).name for i in record.integers(2))
-        self.operator = tflite_ops.Operator(index, self.codes[code], inputs, outputs, record.table(4))
+        self.operator = Operator(index, self.codes[code], inputs, outputs, record.table(4))
         try:
-            tflite_ops.convert(self, self.operator)
-        except tflite_ops.NoEquivalent:
+            convert(self, self.operator)
+        except NoEquivalent:
             kept = tuple(n for n in inputs if n)
             self._add(Node(self._node_name("opaque"), "opaque", kept, outputs, {"kind": self.operator.kind}, self._source()))
 
