@@ -57,6 +57,7 @@ TABLE: tuple[Kernel, ...] = (
     Kernel("quantize", F32, ANY_CORE, "embarq_quantize_f32", "to nearest, halves away from zero", unary.quantize_f32),
     Kernel("dequantize", ("int8", "int16", "int32"), ANY_CORE, "embarq_dequantize_int", "scale * (q - zero point)", unary.dequantize_int),
     Kernel("cast", ANY, ANY_CORE, "embarq_cast", "any type to any type", unary.cast),
+    Kernel("avg_pool2d", S8, DSP, "embarq_avg_pool_s8_dsp", "four channels at a time, sums of 16 bits", pool.avg_pool_s8_dsp),
     *_all(("avg_pool2d", "max_pool2d"), INTS, "embarq_avg_pool_int, embarq_max_pool_int", "portable C", pool.pool_int),
     *_all(("avg_pool2d", "max_pool2d"), F32, "embarq_avg_pool_f32, embarq_max_pool_f32", "portable C", pool.pool_f32),
     *_all(("mean", "sum", "reduce_max"), INTS, "embarq_sum_int, embarq_reduce_max_int", "a mean is a sum whose multiplier divides", reduce.reduce_int),

@@ -23,11 +23,18 @@ def conv2d_s8(site: Site) -> Lowered:
     if site.node.attrs.get("groups", 1) != 1:
         return Refused("it has groups", "use the portable kernel")
     window = flatten_pointwise(conv_window(site, weights.shape[1:3]))
-    matrix = weights.reshape(len(weights), -1)
+    vector = weights.reshape(len(weights), -1)
     sees_all = weights.shape[1:3] == (window.in_h, window.in_w) and (window.pad_top, window.pad_left) == (0, 0)
     if (window.out_h, window.out_w) == (1, 1) and (sees_all or window.in_h * window.in_w == 1):
-        return _vector(site, matrix, window.batch)
-    return columns(site, matrix, window)
+        return _vector(site, vector, window.batch)
+    return columns(site, depth_order(weights), window)
+
+
+def depth_order(weights: np.ndarray) -> np.ndarray:
+    """Weights [O, KH, KW, C] as [O, K] in the order conv2d_s8_dsp.c unpacks: whole words of every kernel row, then the bytes left of each."""
+    rows = weights.reshape(len(weights), weights.shape[1], -1)
+    whole = rows.shape[2] // 4 * 4
+    return np.concatenate([rows[:, :, :whole].reshape(len(rows), -1), rows[:, :, whole:].reshape(len(rows), -1)], axis=1)
 
 
 def dense_s8(site: Site) -> Lowered:

@@ -8,7 +8,7 @@ from sdk.kernels.base import Call, Lowered, Ref, Refused, Site
 from sdk.kernels.fold import Folded, fold, to_int32
 from sdk.kernels.geometry import conv_window, lay_down
 from sdk.kernels.ops.conv import ends, refuse_variable_weights
-from sdk.kernels.ops.conv_dsp import columns
+from sdk.kernels.ops.conv_dsp import columns, depth_order
 from sdk.kernels.sizing import ask
 
 GROUP = 4
@@ -24,7 +24,7 @@ def depthwise_s8(site: Site) -> Lowered:
     _, height, width, channels = weights.shape
     window = conv_window(site, (height, width))
     if window.in_c == 1:
-        return columns(site, weights.reshape(height * width, channels).T, window)
+        return columns(site, depth_order(weights.transpose(3, 1, 2, 0)), window)
     if site.node.attrs["multiplier"] != 1 or channels % GROUP:
         return Refused("it has several filters a channel, or channels that are not a multiple of 4", "use the portable kernel")
     if (window.dilation_h, window.dilation_w) != (1, 1):

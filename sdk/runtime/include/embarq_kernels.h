@@ -450,6 +450,7 @@ embarq_kernel_function embarq_table_s16;
 embarq_kernel_function embarq_requantize_int;
 embarq_kernel_function embarq_quantize_f32;
 embarq_kernel_function embarq_dequantize_int;
+embarq_kernel_function embarq_avg_pool_s8_dsp;
 embarq_kernel_function embarq_avg_pool_int;
 embarq_kernel_function embarq_max_pool_int;
 embarq_kernel_function embarq_sum_int;
@@ -515,7 +516,7 @@ embarq_kernel_function embarq_neg_f32;
 /* A kernel that writes output pixels in raster order, reading each one's window just before (conv2d, depthwise, pools). */
 int32_t embarq_raster_overlap_bytes(const embarq_window *window, int32_t in_item, int32_t out_item);
 
-/* conv2d_s8_dsp: columns of three pixels, and one gathered window where windows are not read in place. */
+/* conv2d_s8_dsp: columns of three pixels; where rows are not whole words, the bytes left of them and one gathered window. */
 uint32_t embarq_conv2d_s8_dsp_scratch_bytes(const embarq_window *window);
 int32_t embarq_conv2d_s8_dsp_overlap_bytes(const embarq_window *window);
 

@@ -11,6 +11,14 @@ static inline void embarq_copy(void *to, const void *from, size_t count)
     uint8_t *out = to;
     const uint8_t *in = from;
 #if defined(__ARM_FEATURE_UNALIGNED) || defined(__x86_64__) || defined(__aarch64__)
+    for (; count >= 16; count -= 16, out += 16, in += 16) {
+        uint32_t words[4];
+        __builtin_memcpy(words, in, 16);
+        __builtin_memcpy(out, words, 16);
+        __asm__ volatile("" ::: "memory");
+    }
+#endif
+#if defined(__ARM_FEATURE_UNALIGNED) || defined(__x86_64__) || defined(__aarch64__)
     for (; count >= 4; count -= 4, out += 4, in += 4) {
         uint32_t word;
         __builtin_memcpy(&word, in, 4);

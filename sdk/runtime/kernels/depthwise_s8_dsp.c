@@ -36,19 +36,12 @@ static const int8_t *input_row(const work *k, int32_t y, int32_t c, int32_t *ste
     return k->image + y * w->in_w * w->in_c + c;
 }
 
+/* Any kernel, any place: the columns of the channels from c. */
 static void unpack(const work *k, int32_t top, int32_t c)
 {
-    const embarq_window *w = &k->p->window;
     uint32_t *pair = (uint32_t *)(void *)(k->pair_words + k->first * k->pair_next);
     uint32_t *single = (uint32_t *)(void *)(k->single_words + k->first * k->single_next);
     int32_t upper_step, lower_step;
-
-    if (is_3x3(w) && top >= 0 && top + 3 <= w->in_h) {
-        const int8_t *row = k->image + top * w->in_w * w->in_c + c;
-        const int32_t line = w->in_w * w->in_c;
-        embarq_columns3_s8(row, row + line, row + 2 * line, pair, k->count, w->in_c);
-        return;
-    }
     for (int32_t j = 0; j < k->pairs; j++) {
         const int8_t *upper = input_row(k, top + 2 * j, c, &upper_step), *lower = input_row(k, top + 2 * j + 1, c, &lower_step);
         embarq_columns2_s8(upper, lower, upper_step, pair + j * (PAIR_BYTES / 4), k->count, lower_step, k->pair_next);
@@ -59,33 +52,54 @@ static void unpack(const work *k, int32_t top, int32_t c)
     }
 }
 
-static void multiply(const work *k, const int32_t *stream, int8_t *out)
+/* An output row of any kernel. */
+static void row_any(const work *k, int32_t top, int8_t *out)
 {
     const embarq_window *w = &k->p->window;
-    if (is_3x3(w)) {
-        const int32_t step = w->stride_w * k->pair_next;
-        k->row3x3((const uint32_t *)(void *)k->pair_words, stream, out, w->out_c, step, (const uint32_t *)(void *)(k->pair_words + w->out_w * step));
-        return;
+    const int32_t words = GROUP + w->kernel_w * (k->pairs * (PAIR_BYTES / 4) + k->single * (SINGLE_BYTES / 4)) + 3 * GROUP;
+    const int32_t *stream = k->p->stream;
+    for (int32_t c = 0; c < w->out_c; c += GROUP, stream += words) {
+        unpack(k, top, c);
+        embarq_row row = {
+            stream, out + c, w->out_c,
+            (const uint32_t *)(void *)k->pair_words, w->kernel_w * k->pair_next, w->stride_w * k->pair_next,
+            (const uint32_t *)(void *)k->single_words, w->kernel_w * k->single_next, w->stride_w * k->single_next,
+            w->out_w,
+        };
+        k->row(&row);
     }
-    embarq_row row = {
-        stream, out, w->out_c,
-        (const uint32_t *)(void *)k->pair_words, w->kernel_w * k->pair_next, w->stride_w * k->pair_next,
-        (const uint32_t *)(void *)k->single_words, w->kernel_w * k->single_next, w->stride_w * k->single_next,
-        w->out_w,
-    };
-    k->row(&row);
+}
+
+/* An output row of a 3x3 kernel. */
+static void row_3x3(const work *k, int32_t top, int8_t *out)
+{
+    const embarq_window *w = &k->p->window;
+    const int32_t line = w->in_w * w->in_c, step = w->stride_w * k->pair_next, channels = w->out_c, count = k->count;
+    const int whole = top >= 0 && top + 3 <= w->in_h;
+    const int8_t *row = k->image + top * line;
+    const int32_t *stream = k->p->stream;
+    const uint32_t *columns = (const uint32_t *)(void *)k->pair_words, *end = (const uint32_t *)(void *)(k->pair_words + w->out_w * step);
+    uint32_t *first = (uint32_t *)(void *)(k->pair_words + k->first * k->pair_next);
+    for (int32_t c = 0; c < channels; c += GROUP, stream += 4 + 18 + 12) {
+        if (whole) {
+            embarq_columns3_s8(row + c, row + line + c, row + 2 * line + c, first, count, channels);
+        } else {
+            unpack(k, top, c);
+        }
+        k->row3x3(columns, stream, out + c, channels, step, end);
+    }
 }
 
 static void image_loop(const work *k, int8_t *out)
 {
     const embarq_depthwise_s8_dsp_params *p = k->p;
     const embarq_window *w = &p->window;
-    const int32_t words = GROUP + w->kernel_w * (k->pairs * (PAIR_BYTES / 4) + k->single * (SINGLE_BYTES / 4)) + 3 * GROUP;
     for (int32_t y = 0; y < w->out_h; y++, out += w->out_w * w->out_c) {
-        const int32_t *stream = p->stream;
-        for (int32_t c = 0; c < w->out_c; c += GROUP, stream += words) {
-            unpack(k, y * w->stride_h - w->pad_top, c);
-            multiply(k, stream, out + c);
+        const int32_t top = y * w->stride_h - w->pad_top;
+        if (is_3x3(w)) {
+            row_3x3(k, top, out);
+        } else {
+            row_any(k, top, out);
         }
         if (p->low > INT8_MIN || p->high < INT8_MAX) {
             embarq_limit_s8(out, w->out_w * w->out_c, p->low, p->high);

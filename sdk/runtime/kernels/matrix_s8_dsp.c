@@ -104,8 +104,12 @@ __asm__(".syntax unified\n .thumb\n" MAT1X4("embarq_mat1x4_s8_once", DENSE_STORE
 /* ---- int8 words to U and Y --------------------------------------------------------------------------------------- */
 __asm__(".syntax unified\n .thumb\n"
     FUNCTION("embarq_widen1_s8")
-    "1:\n ldr r3, [r0], #4\n subs r2, #1\n eor r12, r3, #0x007f007f\n sxtb16 r3, r3\n"
-    "str r12, [r1, #12]\n str r3, [r1], #24\n bne 1b\n bx lr\n" END("embarq_widen1_s8"));
+    "tst r2, #1\n beq 2f\n ldr r3, [r0], #4\n eor r12, r3, #0x007f007f\n sxtb16 r3, r3\n str r12, [r1, #12]\n str r3, [r1], #24\n"
+    "2: lsrs r2, r2, #1\n beq 4f\n push {r4, r5}\n"
+    "3: ldr r3, [r0], #4\n ldr r4, [r0], #4\n subs r2, #1\n eor r12, r3, #0x007f007f\n eor r5, r4, #0x007f007f\n"
+    "sxtb16 r3, r3\n sxtb16 r4, r4\n str r12, [r1, #12]\n str r4, [r1, #24]\n str r5, [r1, #36]\n str r3, [r1], #48\n bne 3b\n"
+    "pop {r4, r5}\n"
+    "4: mov r0, r1\n bx lr\n" END("embarq_widen1_s8"));
 
 #define WIDEN3 \
     "ldr r4, [r0], #4\n ldr r5, [r1], #4\n ldr r6, [r12], #4\n" \

@@ -38,10 +38,10 @@ embarq_mat1x4 embarq_mat1x4_s8;
 embarq_mat1x4 embarq_mat1x4_s8_relu;
 embarq_mat1x4 embarq_mat1x4_s8_once; /* one rounding */
 
-/* Write U and Y of `quads` words into one column of three; `column` points at its U0, U1 or U2. */
-void embarq_widen1_s8(const int8_t *in, uint32_t *column, int32_t quads);
+/* Write U and Y of `quads` words, at least one, into one column of three; `column` points at its U0, U1 or U2. Returns the next. */
+uint32_t *embarq_widen1_s8(const int8_t *in, uint32_t *column, int32_t quads);
 
-/* The same for three columns, whose inputs lie `stride` bytes apart. Returns where the next quad goes. */
+/* The same for three columns, whose inputs lie `stride` bytes apart. Returns the next quad's place. */
 uint32_t *embarq_widen3_s8(const int8_t *in, int32_t stride, uint32_t *columns, int32_t quads);
 
 #endif

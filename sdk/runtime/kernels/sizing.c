@@ -54,14 +54,20 @@ int32_t embarq_raster_overlap_bytes(const embarq_window *w, int32_t in_item, int
     return overlap(w, 0, w->in_c * in_item, w->out_c * out_item);
 }
 
-uint32_t embarq_conv2d_s8_dsp_scratch_bytes(const embarq_window *w)
+/* Every window lies inside the image. */
+static int inside(const embarq_window *w)
 {
-    const int32_t row = w->kernel_w * w->in_c, depth = (w->kernel_h * row + 3) / 4 * 4;
     const int32_t right = (w->out_w - 1) * w->stride_w - w->pad_left + (w->kernel_w - 1) * w->dilation_w;
     const int32_t bottom = (w->out_h - 1) * w->stride_h - w->pad_top + (w->kernel_h - 1) * w->dilation_h;
-    const int inside = w->pad_top == 0 && w->pad_left == 0 && right < w->in_w && bottom < w->in_h;
-    const int in_place = inside && row % 4 == 0 && w->dilation_h == 1 && w->dilation_w == 1;
-    return (uint32_t)(depth * (in_place ? 6 : 7));
+    return w->pad_top <= 0 && w->pad_left <= 0 && right < w->in_w && bottom < w->in_h && w->dilation_h == 1 && w->dilation_w == 1;
+}
+
+uint32_t embarq_conv2d_s8_dsp_scratch_bytes(const embarq_window *w)
+{
+    const int32_t row = w->kernel_w * w->in_c, rests = (w->kernel_h * (row % 4) + 3) / 4 * 4;
+    const int32_t depth = w->kernel_h * (row / 4 * 4) + rests;
+    const int32_t gathered = w->in_c % 4 == 0 || inside(w) ? 0 : (w->kernel_h * row + 3) / 4 * 4;
+    return (uint32_t)(6 * depth + 3 * rests + gathered);
 }
 
 int32_t embarq_conv2d_s8_dsp_overlap_bytes(const embarq_window *w)
