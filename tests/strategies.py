@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from hypothesis import strategies as st
 
@@ -48,7 +50,7 @@ def float_graphs(draw: st.DrawFn) -> Graph:
 
 def _step(b: Builder, x: str, step: str, rng: np.random.Generator, draw: st.DrawFn) -> str:
     channels = b.shape(x)[-1]
-    window = {"stride": (1, 1), "padding": ((1, 1), (0, 2)), "activation": "none"}
+    window: dict[str, Any] = {"stride": (1, 1), "padding": ((1, 1), (0, 2)), "activation": "none"}
     match step:
         case "conv2d":
             w = b.const("w", rng.normal(size=(draw(st.integers(1, 4)), 3, 3, channels)).astype(np.float32) / 3)

@@ -23,7 +23,7 @@ class Value:
     name: str
     shape: tuple[int, ...]
     dtype: str = "int8"
-    scale: float | Sequence[float] | None = None
+    scale: Any = None  # one number or several
     zero: int = 0
     axis: int = 0
     data: np.ndarray | None = field(default=None, repr=False)
