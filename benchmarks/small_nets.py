@@ -95,7 +95,8 @@ def _inverted_residual(inputs: int, outputs: int, expansion: int, stride: int, k
             super().__init__()
             hidden = inputs * expansion
             expand = [_conv(inputs, hidden, 1, 1, 1, "relu6")] if expansion != 1 else []
-            self.body = nn.Sequential(*expand, _conv(hidden, hidden, kernel, stride, hidden, "relu6"), _conv(hidden, outputs, 1, 1, 1, "none"))
+            depthwise, project = _conv(hidden, hidden, kernel, stride, hidden, "relu6"), _conv(hidden, outputs, 1, 1, 1, "none")
+            self.body = nn.Sequential(*expand, depthwise, project)
 
         def forward(self, x: Any) -> Any:
             y = self.body(x)

@@ -131,8 +131,8 @@ def main() -> None:
         net = train(name, x, y, CACHE / f"{name}.pt")
         small_nets.save_weights(net, small_nets.WEIGHTS / f"{name}.npz")
         stored = accuracy(small_nets.pretrained(name), tx, ty)
-        settings = {"net": name, "epochs": EPOCHS[name], "batch": BATCH, "peak_rate": PEAK_RATE, "momentum": MOMENTUM,
-                    "weight_decay": DECAY, "seed": SEED, "data": "CIFAR-10, JPEG pack, 50,000 images", "test_images": len(ty), "accuracy": stored}  # fmt: skip
+        settings: dict[str, Any] = {"epochs": EPOCHS[name], "batch": BATCH, "peak_rate": PEAK_RATE, "momentum": MOMENTUM, "decay": DECAY, "seed": SEED}
+        settings |= {"net": name, "data": "CIFAR-10, JPEG pack, 50,000 images", "test_images": len(ty), "accuracy": stored}
         (small_nets.WEIGHTS / f"{name}.json").write_text(json.dumps(settings, indent=1) + "\n")
         print(f"{name}: {stored:.4f} on {len(ty)} test images (before rounding to float16: {accuracy(net, tx, ty):.4f})", flush=True)
 

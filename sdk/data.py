@@ -60,14 +60,16 @@ def read(source: Any, graph: Graph, limit: int = 512) -> Calibration:
         return _from_arrays({str(k): _array(v, str(k)) for k, v in source.items()}, graph, limit, "the mapping")
     if hasattr(source, "__array__") or hasattr(source, "detach"):
         return _from_arrays({_only_input(graph, "one array").name: _array(source, "the array")}, graph, limit, "the array")
-    if isinstance(source, tuple) and len(source) == len(graph.inputs) and all(_fits_many(s, graph[n]) for s, n in zip(source, graph.inputs, strict=True)):
+    if isinstance(source, tuple) and _one_each(source, graph):
         return _from_arrays({n: _array(s, n) for n, s in zip(graph.inputs, source, strict=True)}, graph, limit, "the tuple")
     if isinstance(source, Iterable):
         return _from_iterable(source, graph, limit)
     raise DataError(f"calibration data is a {type(source).__name__}; give an array, a file, a folder or something that yields samples")
 
 
-def image_folder(folder: str | Path, graph: Graph, scale: float = 1 / 255, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)) -> Calibration:
+def image_folder(
+    folder: str | Path, graph: Graph, scale: float = 1 / 255, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)
+) -> Calibration:
     """The pictures under `folder`, resized (bilinear) to the graph's one input and read as `(pixel * scale - mean) / std`.
 
     `mean` and `std` have one number, or one for each channel. The layout (channels first or last) is the input's.
@@ -128,7 +130,8 @@ def _from_folder(folder: Path, graph: Graph, limit: int) -> Calibration:
 def _from_arrays(arrays: Mapping[str, np.ndarray], graph: Graph, limit: int, origin: str) -> Calibration:
     missing = [name for name in graph.inputs if name not in arrays]
     if missing:
-        raise DataError(f"{origin} gives {', '.join(arrays) or 'nothing'} but the model also reads {', '.join(missing)}; add an array for it")
+        given = ", ".join(arrays) or "nothing"
+        raise DataError(f"{origin} gives {given} but the model also reads {', '.join(missing)}; add an array for it")
     many = {name: _many(arrays[name], graph[name], origin) for name in graph.inputs}
     counts = {name: len(a) for name, a in many.items()}
     if len(set(counts.values())) != 1:
@@ -154,7 +157,8 @@ def _item(item: Any, graph: Graph) -> Sample:
     if isinstance(item, Mapping):
         missing = [name for name in graph.inputs if name not in item]
         if missing:
-            raise DataError(f"a sample gives {', '.join(map(str, item)) or 'nothing'} but the model also reads {', '.join(missing)}; add it")
+            given = ", ".join(map(str, item)) or "nothing"
+            raise DataError(f"a sample gives {given} but the model also reads {', '.join(missing)}; add it")
         batch = {name: item[name] for name in graph.inputs}
     elif len(graph.inputs) == 1:
         first = item[0] if isinstance(item, tuple | list) and item and hasattr(item[0], "shape") else item
@@ -162,7 +166,8 @@ def _item(item: Any, graph: Graph) -> Sample:
     elif isinstance(item, tuple | list) and len(item) >= len(graph.inputs):
         batch = dict(zip(graph.inputs, item, strict=False))
     else:
-        raise DataError(f"a sample is a {type(item).__name__} but the model reads {', '.join(graph.inputs)}; yield a tuple or a dict with each of them")
+        names = ", ".join(graph.inputs)
+        raise DataError(f"a sample is a {type(item).__name__} but the model reads {names}; yield a tuple or a dict with each of them")
     return {name: _many(_array(value, name), graph[name], "a sample", lone=True) for name, value in batch.items()}
 
 
@@ -182,6 +187,11 @@ def _only_input(graph: Graph, what: str) -> Tensor:
     return graph[graph.inputs[0]]
 
 
+def _one_each(source: tuple[Any, ...], graph: Graph) -> bool:
+    """True for a tuple with one array of many samples for each input."""
+    return len(source) == len(graph.inputs) and all(_fits_many(s, graph[n]) for s, n in zip(source, graph.inputs, strict=True))
+
+
 def _fits_many(value: Any, tensor: Tensor) -> bool:
     shape = tuple(getattr(value, "shape", ()))
     return len(shape) == len(tensor.shape) and shape[1:] == tensor.shape[1:]
@@ -196,7 +206,8 @@ def _many(value: np.ndarray, tensor: Tensor, origin: str, lone: bool = False) ->
     if lone and value.shape == tensor.shape[1:]:
         value = value[None]
     if not _fits_many(value, tensor):
-        raise DataError(f"{origin} has shape {list(value.shape)} where input {tensor.name} wants {_wanted(tensor)}{_mend(value.shape, tensor)}")
+        found, mend = list(value.shape), _mend(value.shape, tensor)
+        raise DataError(f"{origin} has shape {found} where input {tensor.name} wants {_wanted(tensor)}; {mend}")
     if len(value) == 0:
         raise DataError(f"{origin} is empty (shape {list(value.shape)}); give at least one sample of shape {_wanted(tensor)}")
     return _typed(value, tensor, origin)
@@ -205,12 +216,12 @@ def _many(value: np.ndarray, tensor: Tensor, origin: str, lone: bool = False) ->
 def _mend(shape: tuple[int, ...], tensor: Tensor) -> str:
     """What to do about a wrong shape, as the end of the sentence."""
     if shape == tensor.shape[1:]:
-        return "; add the first dimension (x[None])"
+        return "add the first dimension (x[None])"
     if len(shape) == 4 and (shape[2], shape[3], shape[1]) == tensor.shape[1:]:
-        return "; move the channels last (x.transpose(0, 2, 3, 1))"
+        return "move the channels last (x.transpose(0, 2, 3, 1))"
     if len(shape) == 4 and (shape[3], shape[1], shape[2]) == tensor.shape[1:]:
-        return "; move the channels first (x.transpose(0, 3, 1, 2))"
-    return "; give samples of the model's own size"
+        return "move the channels first (x.transpose(0, 3, 1, 2))"
+    return "give samples of the model's own size"
 
 
 def _typed(value: np.ndarray, tensor: Tensor, origin: str) -> np.ndarray:
@@ -253,8 +264,8 @@ def _picture(path: Path, tensor: Tensor, scale: float, mean: Sequence[float], st
     except (UnidentifiedImageError, OSError) as fault:
         raise DataError(f"picture {path} cannot be read ({fault}); remove it from the folder or save it again") from None
     x = np.asarray(image, np.float32).reshape(height, width, channels) * np.float32(scale)
-    x = (x - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
-    return np.ascontiguousarray(x if channels_last else x.transpose(2, 0, 1))[None].astype(np.float32)
+    scaled = (x - np.asarray(mean, np.float32)) / np.asarray(std, np.float32)
+    return np.ascontiguousarray(scaled if channels_last else scaled.transpose(2, 0, 1))[None].astype(np.float32)
 
 
 def _layout(tensor: Tensor) -> tuple[int, int, int, bool]:
@@ -264,4 +275,4 @@ def _layout(tensor: Tensor) -> tuple[int, int, int, bool]:
         return shape[1], shape[2], shape[3], True
     if len(shape) == 4 and shape[1] in (1, 3):
         return shape[2], shape[3], shape[1], False
-    raise DataError(f"input {tensor.name} of shape {list(shape)} is no picture of 1 or 3 channels; give arrays instead of a folder of pictures")
+    raise DataError(f"input {tensor.name} of shape {list(shape)} is no picture of 1 or 3 channels; give arrays instead of pictures")

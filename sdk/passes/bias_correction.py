@@ -43,8 +43,9 @@ def correct_biases(graph: Graph, quantised: Graph, stats: Mapping[str, Stats], c
 
 def sample_count(graph: Graph) -> int:
     """Samples whose live values fit the memory budget, at most 128: means need no more."""
-    widest = max((sum(graph[n].size_bytes for n in (*node.inputs, *node.outputs) if n and not graph[n].is_const) for node in graph.nodes), default=1)
-    return int(max(1, min(128, _BUDGET_BYTES // max(8 * widest, 1))))
+    live = [[graph[n].size for n in (*node.inputs, *node.outputs) if n and not graph[n].is_const] for node in graph.nodes]
+    widest = max(map(sum, live), default=1)
+    return int(max(1, min(128, _BUDGET_BYTES // max(8 * widest, 1))))  # the interpreter sums in 8 bytes a value
 
 
 def _inputs(graph: Graph, quantised: Graph, calibration: Calibration) -> dict[str, np.ndarray]:
@@ -72,14 +73,19 @@ def _corrected(graph: Graph, quantised: Graph, real: Node, node: Node, mean: np.
     tensor, weight, bias = (quantised[name] for name in node.inputs[:3])
     if tensor.quant is None or weight.quant is None or bias.quant is None or bias.data is None or weight.data is None:
         return quantised
-    mean_q = (np.mean(x, axis=0, keepdims=True, dtype=np.float64) - tensor.zero_point) * tensor.scale
+    mean_q = (mean_sample(x) - tensor.zero_point) * tensor.scale
     target = mean_output(graph, real, mean, graph[real.inputs[1]].data, graph[real.inputs[2]].data)
     scale = np.asarray(bias.quant.scale, np.float64)
-    now = mean_output(graph, real, mean_q, dequantise_array(weight.data, weight.quant), bias.data * scale)
+    now = mean_output(graph, real, mean_q, dequantise_array(weight.data, weight.quant), np.asarray(bias.data * scale))
     steps = np.rint((target - now) / scale)
     limit = 2.0**31 - 1 if bias.dtype == "int32" else 2.0**46
     moved = np.clip(bias.data + steps, -limit, limit).astype(bias.data.dtype)
     return quantised.with_nodes(quantised.nodes, {**quantised.tensors, bias.name: replace(bias, data=moved)})
+
+
+def mean_sample(x: np.ndarray) -> np.ndarray:
+    """[1, ...] float64 mean over the first dimension."""
+    return np.asarray(np.mean(x, axis=0, keepdims=True, dtype=np.float64))
 
 
 def mean_output(graph: Graph, node: Node, x: np.ndarray, w: np.ndarray | None, b: np.ndarray | None) -> np.ndarray:

@@ -102,4 +102,5 @@ def _not_finite(graph: Graph, tensor: Tensor) -> str:
     node = graph.producer(tensor.name)
     if node is None:
         return f"calibration data holds NaN or infinity in input {tensor.name}; clean the samples"
-    return f"tensor {tensor.name} of node {node.name} ({node.op}) became NaN or infinite on the calibration data; check the samples' scaling and the model"
+    where = f"tensor {tensor.name} of node {node.name} ({node.op})"
+    return f"{where} became NaN or infinite on the calibration data; check how the samples are scaled, and the weights"

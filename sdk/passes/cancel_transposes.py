@@ -173,23 +173,23 @@ def _turn_best(editor: Editor, region: Region) -> bool:
 
 
 def _turn(editor: Editor, region: Region, border: tuple[list[str], list[str]], perm: Perm) -> None:
+    """The region's nodes keep their names and outputs; the outputs have another shape from now on."""
+    outside = {name: _outside_readers(editor, region, name) for name in border[1]}
     held = {name: _enter(editor, name, perm) for name in border[0]}
     for name in _in_order(editor, region):
-        node = editor.nodes[name]
-        held[node.outputs[0]] = _turned_node(editor, node, held, perm)
+        _turn_node(editor, editor.nodes[name], held, perm)
     back = inverse(perm)
-    for name in border[1]:
-        like = editor.nodes[editor.producers[name]]
-        for reader in _outside_readers(editor, region, name):
+    for name, readers in outside.items():
+        for reader in readers:
             if reader.op == "transpose":
-                editor.change(reader, inputs=(held[name],), attrs={"perm": compose(back, _perm(reader))})
-        if editor.is_output(name) or _outside_readers(editor, region, name):
-            out = editor.emit("transpose", (held[name],), {"perm": back}, like, quant=editor[name].quant, stem=f"{like.name}.back")
-            for reader in _outside_readers(editor, region, name):
-                editor.change(reader, inputs=tuple(out if i == name else i for i in reader.inputs))
+                editor.change(reader, attrs={"perm": compose(back, _perm(reader))})
+        others = [r for r in readers if r.op != "transpose"]
+        if others or editor.is_output(name):
+            like = editor.nodes[editor.producers[name]]
+            out = editor.emit("transpose", (name,), {"perm": back}, like, quant=editor[name].quant, stem=f"{like.name}.back")
+            for reader in others:
+                editor.change(reader, inputs=tuple(out if i == name else i for i in editor.nodes[reader.name].inputs))
             editor.outputs = [out if o == name else o for o in editor.outputs]
-    for name in region.nodes:
-        editor.drop(editor.nodes[name])
 
 
 def _in_order(editor: Editor, region: Region) -> Iterable[str]:
@@ -234,8 +234,8 @@ def _turn_quant(quant: Quant | None, missing: int, perm: Perm) -> Quant | None:
     return quant if quant is None or quant.axis is None else replace(quant, axis=inverse(perm)[quant.axis + missing])
 
 
-def _turned_node(editor: Editor, node: Node, held: dict[str, str], perm: Perm) -> str:
-    """The same node in the order `perm`; returns its output."""
+def _turn_node(editor: Editor, node: Node, held: dict[str, str], perm: Perm) -> None:
+    """The same node in the order `perm`."""
     place, rank, attrs = inverse(perm), len(perm), dict(node.attrs)
     if node.op in ONE_AXIS:
         attrs["axis"] = place[attrs.get("axis", -1) % rank]
@@ -245,5 +245,6 @@ def _turned_node(editor: Editor, node: Node, held: dict[str, str], perm: Perm) -
         if attrs.get(key) is not None:
             attrs[key] = apply(perm, attrs[key])
     out = editor[node.outputs[0]]
-    inputs = [held.get(n, n) if n in _moving_inputs(node) else n for n in node.inputs]
-    return editor.emit(node.op, inputs, attrs, node, quant=out.quant, dtype=out.dtype)
+    moving = _moving_inputs(node)
+    editor.change(node, inputs=tuple(held.get(n, n) if n in moving else n for n in node.inputs), attrs=attrs)
+    editor.tensors[out.name] = replace(out, shape=apply(perm, out.shape))

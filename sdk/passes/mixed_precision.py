@@ -18,6 +18,7 @@ from sdk.passes.quant_report import Simulation, output_sqnr
 from sdk.passes.quant_rules import INT16, MOVES
 from sdk.passes.quantise import Prepared, QuantOptions, convert, prepare
 
+Measure = Callable[[Graph], float]  # the accuracy of a float or quantised graph, say
 #: Nodes with less of the noise than this are not worth trying.
 _LEAST_SHARE = 0.02
 _TRIED = 3
@@ -43,7 +44,7 @@ class Mixed:
     reached: bool  # False when the aim was not met with the layers allowed
 
     def __str__(self) -> str:
-        lines = [f"{s.output_db:6.1f} dB  {'int8 throughout' if not s.nodes else s.kind + ' for ' + ', '.join(s.nodes)}" for s in self.steps]
+        lines = [f"{s.output_db:6.1f} dB  {s.kind} {'for ' + ', '.join(s.nodes) if s.nodes else 'throughout'}" for s in self.steps]
         return "\n".join([*lines, "reached" if self.reached else "not reached: allow more layers, or train with quantisation"])
 
 
@@ -52,7 +53,7 @@ def auto_mixed(
     calibration: Any,
     target_db: float | None = None,
     max_drop: float | None = None,
-    evaluate: Callable[[Graph], float] | None = None,
+    evaluate: Measure | None = None,
     options: QuantOptions | None = None,
     kinds: tuple[str, ...] = ("int16", "float32"),
     max_layers: int = 8,
@@ -81,7 +82,7 @@ def auto_mixed(
     return Mixed(made, options, tuple(steps), True)
 
 
-def _aim(graph: Graph, target_db: float | None, max_drop: float | None, evaluate: Callable[[Graph], float] | None) -> Callable[[Graph, float], bool]:
+def _aim(graph: Graph, target_db: float | None, max_drop: float | None, evaluate: Measure | None) -> Callable[[Graph, float], bool]:
     if (target_db is None) == (max_drop is None):
         raise UsageError("auto_mixed needs one aim; give target_db, or max_drop with evaluate")
     if target_db is not None:

@@ -19,7 +19,7 @@ from sdk.errors import UsageError
 from sdk.graph.interpreter import compute, run
 from sdk.graph.ir import Graph, Node, Tensor
 from sdk.graph.quantmath import RANGE, dequantise_array, quantise_array
-from sdk.passes.bias_correction import mean_output, quantised_input
+from sdk.passes.bias_correction import mean_output, mean_sample, quantised_input
 from sdk.passes.calibrate import WEIGHT_AXIS
 from sdk.passes.equalise import equalised_like
 from sdk.passes.quant_rewrite import with_bias
@@ -71,7 +71,7 @@ class QuantReport:
     def __str__(self) -> str:
         """A table, and the sentence to act on."""
         width = max([len(r.node) for r in self.rows] + [4])
-        head = f"{'node':{width}}  {'op':16}  {'type':7}  {'SQNR dB':>7}  {'alone dB':>8}  {'gain dB':>7}  {'share':>6}  {'weights':>7}  {'at ends':>7}"
+        head = f"{'node':{width}}  {'op':16}  {'type':7}  SQNR dB  alone dB  gain dB   share  weights  at ends"
         lines = [f"{self.model}: outputs at {self.output_db:.1f} dB on {self.samples} samples", head]
         lines += [_line(row, width) for row in self.rows]
         worst = self.worst()
@@ -99,8 +99,7 @@ def report(graph: Graph, quantised: Graph, data: Any, samples: int = 32) -> Quan
     whole = run(quantised, {n: quantised_input(quantised, n, v) for n, v in batch.items()}, keep=True)
     sim = Simulation(graph, quantised, real)
     powers = sim.shares()
-    total = sum(alone for alone, _ in powers.values()) or 1.0
-    rows = tuple(_row(graph, quantised, node, real, whole, powers.get(node.name), sim, total) for node in graph.nodes if _counts(quantised, node))
+    rows = tuple(_row(sim, node, whole, powers) for node in graph.nodes if _counts(quantised, node))
     return QuantReport(graph.name, source.count, _db(_output_noise(graph, quantised, real, whole)), rows)
 
 
@@ -115,13 +114,15 @@ def _counts(quantised: Graph, node: Node) -> bool:
     return quantised[node.outputs[0]].dtype in ("int8", "int16", "float32")
 
 
-def _row(graph: Graph, quantised: Graph, node: Node, real: Values, whole: Values, powers: tuple[float, float] | None, sim: Simulation, total: float) -> Row:
+def _row(sim: Simulation, node: Node, whole: Values, powers: Mapping[str, tuple[float, float]]) -> Row:
+    """One node's figures; `whole` holds the quantised model's values, `powers` every node's noise."""
     name = node.outputs[0]
-    tensor, values = quantised[name], whole[name]
-    alone, without = powers or (0.0, sim.together)
+    tensor, values = sim.quantised[name], whole[name]
+    alone, without = powers.get(node.name, (0.0, sim.together))
+    total = sum(power for power, _ in powers.values()) or 1.0
     return Row(
         node.name, node.op, tensor.dtype,
-        _db(noise_ratio(real[name], as_real(tensor, values))),
+        _db(noise_ratio(sim.exact[name], as_real(tensor, values))),
         _db(alone),
         _db(without) - _db(sim.together),
         alone / total,
@@ -246,7 +247,7 @@ class Simulation:
         """True when the node's integer bias is not simply its float bias rounded: biases were corrected."""
         if node.op not in WEIGHT_AXIS or len(node.inputs) < 3 or node.inputs[2] not in self._weights[node.name]:
             return False
-        bias, scale = self.graph[node.inputs[2]].data, self.quantised[self._other[node.name].inputs[2]].quant
+        bias, scale = self._constant(node.inputs[2]), self.quantised[self._other[node.name].inputs[2]].quant
         moved = np.abs(self._weights[node.name][node.inputs[2]] - bias)
         return bool((moved > 1.5 * np.asarray(scale.scale if scale else 0) + 1e-6 * np.abs(bias)).any())
 
@@ -254,10 +255,15 @@ class Simulation:
         """The bias a node alone would have: what its own weights shift taken out, not what others' do in front of it."""
         if node.op not in WEIGHT_AXIS or len(node.inputs) < 3 or node.inputs[1] not in self._weights[node.name]:
             return {}
-        x, bias = np.mean(values[node.inputs[0]], axis=0, keepdims=True, dtype=np.float64), self.graph[node.inputs[2]].data
-        exact = mean_output(self.graph, node, x, self.graph[node.inputs[1]].data, bias)
+        x, bias = mean_sample(values[node.inputs[0]]), self._constant(node.inputs[2])
+        exact = mean_output(self.graph, node, x, self._constant(node.inputs[1]), bias)
         rounded = mean_output(self.graph, node, x, self._weights[node.name][node.inputs[1]], bias)
-        return {node.inputs[2]: (np.asarray(bias, np.float64) + exact - rounded).astype(np.float32)}
+        return {node.inputs[2]: (bias + (exact - rounded)).astype(np.float32)}
+
+    def _constant(self, name: str) -> np.ndarray:
+        data = self.graph[name].data
+        assert data is not None  # a node with rounded weights has constant ones
+        return data
 
     def _run(self, start: Values, rounded: set[str], first: int, own_bias: bool = False) -> Values:
         """All values, those of the nodes before `first` taken from `start`, the nodes in `rounded` quantised."""

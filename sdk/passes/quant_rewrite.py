@@ -180,8 +180,8 @@ def pool_as_mean(graph: Graph) -> Graph:
 
     Averages of many pixels span a small part of the pixels' range; at the input's scale two or three of the 8 bits are lost.
     """
-    nodes = [replace(node, op="mean", attrs={"axes": (1, 2), "keep_dims": True}) if _is_global_pool(graph, node) else node for node in graph.nodes]
-    return graph.with_nodes(nodes)
+    attrs = {"axes": (1, 2), "keep_dims": True}
+    return graph.with_nodes([replace(node, op="mean", attrs=attrs) if _is_global_pool(graph, node) else node for node in graph.nodes])
 
 
 def _is_global_pool(graph: Graph, node: Node) -> bool:

@@ -97,7 +97,7 @@ def check_float(graph: Graph) -> None:
     """Raises ModelError unless `graph` is one that can be quantised."""
     for tensor in graph.tensors.values():
         if tensor.quant is not None or tensor.dtype in ("int8", "int16"):
-            raise ModelError(f"tensor {tensor.name} is {tensor.dtype} already, so the model is quantised; give the float model, or compile this one as it is")
+            raise ModelError(f"tensor {tensor.name} is {tensor.dtype} already; give quantise the float model, or compile this one as it is")
     if not any(graph[name].dtype == "float32" for name in graph.inputs):
         raise ModelError(f"model {graph.name} has no float32 input to quantise; compile it as it is")
 
