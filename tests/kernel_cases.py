@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -148,14 +149,30 @@ def arithmetic(make: Maker, dtype: str, isa: frozenset[str] = frozenset()) -> It
             continue
         same = op in ("maximum", "minimum")
         for index, (a, b) in enumerate(SHAPES):
-            first = make.tensor("a", a, dtype, 0.05, -7)
+            first = make.tensor("a", a, dtype, 0.05 if index < 4 else 0.0477311, -7)  # scales with and without ties
             second = make.tensor("b", b, dtype, 0.05 if same else 0.031, -7 if same else 19, const=index == 1)
             scale = 0.05 if same else 0.7 if op == "mul" else 0.07
             out = Quant((scale,), (-7 if same else 3 if dtype == "int8" else 0,)) if dtype != "float32" else None
-            if dtype == "int16" and same:
+            if same and dtype != "float32":
+                second = replace(second, quant=first.quant)
                 out = first.quant
             overlap = 0 if a == b else None
             yield make.case(op, [first, second], isa, overlap, out, activation="relu" if index == 0 else "none")
+
+
+#: (scale, zero point) of both inputs and the output of a residual network's additions, as a calibration gave them, and the activation
+RESIDUAL = (
+    ((0.039393551647663116, -128), (0.10419496148824692, 4), (0.050945673137903214, -128), 'relu'),
+    ((0.044761426746845245, -17), (0.11311884224414825, 4), (0.0532362163066864, -128), 'relu'),
+    ((0.08385830372571945, 38), (0.21724364161491394, -2), (0.1270691454410553, -128), 'relu'),
+)
+
+
+def residual_adds(make: Maker, isa: frozenset[str]) -> Iterator[Case]:
+    """Additions with the scales of a real network: those whose linear form is proven run on the kernel with DSP instructions."""
+    for (a, zero_a), (b, zero_b), (scale, zero), activation in RESIDUAL:
+        first, second = make.tensor("a", (1, 4, 5, 8), "int8", a, zero_a), make.tensor("b", (1, 4, 5, 8), "int8", b, zero_b)
+        yield make.case("add", [first, second], isa, 0, Quant((scale,), (zero,)), activation=activation)
 
 
 UNARY = {
@@ -196,6 +213,10 @@ def rows(make: Maker, dtype: str) -> Iterator[Case]:
             continue
         last = Quant((1 / 16,), (127,)) if dtype == "int8" else None
         yield make.case("log_softmax", [make.tensor("x", (3, depth), dtype, scale, 4)], overlap=0, out=last, axis=-1)
+    if dtype == "float32":
+        means = [make.tensor(n, (9,), dtype, const=True) for n in ("g", "b", "m")]
+        spread = Tensor("v", (9,), dtype, None, np.abs(make.values((9,), dtype)))
+        yield make.case("batch_norm", [make.tensor("x", (2, 5, 9), dtype), *means, spread], overlap=0, eps=1e-3)
     for depth in (4, 33):
         gamma, beta = (make.tensor(n, (depth,), "float32", const=True) for n in ("g", "b"))
         scaled = {"int8": Quant((0.05,), (3,)), "int16": Quant((0.0003,), (0,)), "float32": None}[dtype]
@@ -275,4 +296,5 @@ def portable(make: Maker) -> list[Case]:
 
 def dsp(make: Maker) -> list[Case]:
     """Every case for the kernels with DSP instructions; a case they refuse runs the portable kernel."""
-    return [*convolutions(make, "int8", DSP), *depthwise(make, "int8", DSP), *dense(make, "int8", DSP), *arithmetic(make, "int8", DSP)]
+    return [*convolutions(make, "int8", DSP), *depthwise(make, "int8", DSP), *dense(make, "int8", DSP), *arithmetic(make, "int8", DSP),
+            *residual_adds(make, DSP)]  # fmt: skip
