@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from sdk.graph import channel_first as cf
+from sdk.graph import pieces
 from sdk.graph.torch_import.walk import Call, Handler, Unknown
 
 
@@ -89,40 +90,14 @@ def _batch_norm_tuple(call: Call) -> list[str]:
     return [_batch_norm(call), "", ""]
 
 
-def layer_norm(call: Call, axes: int, weight: Any, bias: Any, x: str | None = None) -> str:
-    """layer_norm over the last `axes` dimensions, which become one where there are several."""
-    b = call.b
-    x = x or call.tensor("input")
-    shape = b.shape(x)
-    width = int(np.prod(shape[len(shape) - axes :]))
-    flat = x if axes == 1 else b.op("reshape", x, shape=(*shape[: len(shape) - axes], width))
-    stem = b.scope or "layer_norm"
-    gamma = np.ones(width, np.float32) if weight is None else call.array("weight")
-    beta = np.zeros(width, np.float32) if bias is None else call.array("bias")
-    if gamma is None or beta is None:
-        raise Unknown
-    names = [b.const(f"{stem}.{n}", v.reshape(-1), call.origin(n)) for n, v in (("weight", gamma), ("bias", beta))]
-    y = b.op("layer_norm", flat, *names, axes=(len(b.shape(flat)) - 1,), eps=float(call["eps"]))
-    return y if axes == 1 else b.op("reshape", y, shape=shape)
-
-
 def _layer_norm(call: Call) -> str:
-    return layer_norm(call, len(call["normalized_shape"]), call["weight"], call["bias"])
+    origins = (call.origin("weight"), call.origin("bias"))
+    return pieces.layer_norm(call.b, call.tensor("input"), len(call["normalized_shape"]), call["eps"], call.array("weight"), call.array("bias"), origins)
 
 
 def _group_norm(call: Call) -> str:
-    """group_norm: each group of channels is one row of a layer_norm, then a factor and an offset per channel."""
-    b, x, groups = call.b, call.tensor("input"), int(call["num_groups"])
-    shape = b.shape(x)
-    width = int(np.prod(shape[1:])) // groups
-    gamma, beta = b.const(f"{b.scope}.ones", np.ones(width, np.float32)), b.const(f"{b.scope}.zeros", np.zeros(width, np.float32))
-    rows = b.op("reshape", x, shape=(shape[0], groups, width))
-    y = b.op("reshape", b.op("layer_norm", rows, gamma, beta, axes=(2,), eps=float(call["eps"])), shape=shape)
-    for op, name in (("mul", "weight"), ("add", "bias")):
-        value = call.array(name)
-        if value is not None:
-            y = b.op(op, y, b.const(f"{b.scope}.{name}", value.reshape(-1, *[1] * (len(shape) - 2)), call.origin(name)), activation="none")
-    return y
+    origins = (call.origin("weight"), call.origin("bias"))
+    return pieces.group_norm(call.b, call.tensor("input"), int(call["num_groups"]), call["eps"], call.array("weight"), call.array("bias"), origins)
 
 
 def _pool_args(call: Call, spatial: int) -> dict[str, Any]:

@@ -7,7 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from sdk.graph.torch_import.walk import MASKED, Call, Const, Handler, Unknown
+from sdk.graph import pieces
+from sdk.graph.pieces import MASKED, clamp
+from sdk.graph.torch_import.walk import Call, Const, Handler, Unknown
 
 
 def operand(call: Call, name: str, dtype: str) -> str:
@@ -101,17 +103,6 @@ def _clamp(call: Call) -> str:
     return clamp(b, x, low, high)
 
 
-def clamp(b: Any, x: str, low: float | None, high: float | None) -> str:
-    """x limited to [low, high]; a missing limit is None."""
-    named: dict[tuple[float | None, float | None], str] = {(0.0, None): "relu", (0.0, 6.0): "relu6", (-1.0, 1.0): "relu_n1_to_1"}
-    if (low, high) in named:
-        return b.op(named[low, high], x)
-    if low is None or high is None:
-        op, limit = ("minimum", high) if low is None else ("maximum", low)
-        return x if limit is None else b.op(op, x, b.const(f"{b.scope}.limit", np.float32(limit)), activation="none")
-    return b.op("clip", x, min=float(low), max=float(high))
-
-
 def _leaky_relu(call: Call) -> str:
     return call.b.op("leaky_relu", call.tensor("self"), alpha=float(call["negative_slope"]))
 
@@ -181,6 +172,29 @@ def _std(call: Call) -> str:
     return call.b.op("sqrt", _var(call))
 
 
+def _masked_fill(call: Call) -> str:
+    """masked_fill with a mask known at export."""
+    mask, value = call.array("mask"), call["value"]
+    fill = call.array("value") if not isinstance(value, (bool, int, float)) else np.array(value, np.float32)
+    if mask is None or fill is None or call.out_dtype != "float32":
+        raise Unknown
+    return pieces.by_mask(call.b, call.tensor("self"), ~mask.astype(bool), fill)
+
+
+def _where(call: Call) -> str:
+    """where(condition, a, b) with a condition known at export and one constant side."""
+    condition = call.array("condition")
+    if condition is None or call.out_dtype != "float32":
+        raise Unknown
+    for kept, other, keep in (("self", "other", condition), ("other", "self", ~condition)):
+        value = call.array(other) if isinstance(call[other], Const) else None
+        if isinstance(call[other], (bool, int, float)):
+            value = np.array(call[other], np.float32)
+        if value is not None:
+            return pieces.by_mask(call.b, call.tensor(kept), keep, value)
+    raise Unknown
+
+
 def _argmax(call: Call) -> str:
     x = call.tensor("self")
     if call["dim"] is None:
@@ -215,13 +229,7 @@ def matmul(call: Call, a: Any, c: Any) -> str:
     if right is not None and right.value.dim() == 2 and len(walk.shape_of(a)) >= 2:
         weight = Const(right.value.t().contiguous(), right.origin)
         return b.op("dense", walk.as_tensor(a), walk.as_tensor(weight), "", activation="none")
-    left, other = walk.as_tensor(a), walk.as_tensor(c)
-    if len(b.shape(left)) == 1:
-        left = b.op("reshape", left, shape=(1, *b.shape(left)))
-    if len(b.shape(other)) == 1:
-        other = b.op("reshape", other, shape=(*b.shape(other), 1))
-    y = b.op("batch_matmul", left, other, transpose_a=False, transpose_b=False)
-    return y if b.shape(y) == call.out_shape else b.op("reshape", y, shape=call.out_shape)
+    return pieces.matmul(b, walk.as_tensor(a), walk.as_tensor(c))
 
 
 def _matmul(second: str) -> Handler:
@@ -315,6 +323,8 @@ HANDLERS: dict[str, Handler] = {
     "var": _var,
     "std": _std,
     "argmax": _argmax,
+    "masked_fill": _masked_fill,
+    "where": _where,
     "matmul": _matmul("other"),
     "mm": _matmul("mat2"),
     "bmm": _matmul("mat2"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from sdk.graph import pieces
+from sdk.graph.pieces import cut
 from sdk.graph.torch_import.walk import Call, Handler, Unknown
 
 
@@ -50,33 +52,25 @@ def _t(call: Call) -> str:
     return _transpose(call, list(range(len(call.shape())))[::-1])
 
 
-def cut(call: Call, x: str, dim: int, begin: int, end: int, step: int = 1) -> str:
-    """x[..., begin:end:step, ...] along `dim`."""
-    shape = call.b.shape(x)
-    low, high, steps = [0] * len(shape), list(shape), [1] * len(shape)
-    low[dim], high[dim], steps[dim] = begin, end, step
-    return x if (begin, end, step) == (0, shape[dim], 1) else call.b.op("slice", x, begin=tuple(low), end=tuple(high), strides=tuple(steps))
-
-
 def _slice(call: Call) -> str:
     size_of = call.shape()
     dim = int(call["dim"]) % len(size_of)
     begin, end, step = slice(call["start"], call["end"], call["step"]).indices(size_of[dim])
-    return cut(call, call.tensor("self"), dim, begin, max(begin, end), step)
+    return cut(call.b, call.tensor("self"), dim, begin, max(begin, end), step)
 
 
 def _select(call: Call) -> str:
     shape = call.shape()
     dim = int(call["dim"]) % len(shape)
     index = int(call["index"]) % shape[dim]
-    return call.b.op("reshape", cut(call, call.tensor("self"), dim, index, index + 1), shape=call.out_shape)
+    return call.b.op("reshape", cut(call.b, call.tensor("self"), dim, index, index + 1), shape=call.out_shape)
 
 
 def _narrow(call: Call) -> str:
     shape = call.shape()
     dim = int(call["dim"]) % len(shape)
     start = int(call["start"]) % max(shape[dim], 1)
-    return cut(call, call.tensor("self"), dim, start, start + int(call["length"]))
+    return cut(call.b, call.tensor("self"), dim, start, start + int(call["length"]))
 
 
 def _split(call: Call) -> list[str]:
@@ -85,14 +79,14 @@ def _split(call: Call) -> list[str]:
     parts, at = [], 0
     for meta in call.node.meta["val"]:
         size = int(meta.shape[dim])
-        parts.append(cut(call, x, dim, at, at + size))
+        parts.append(cut(call.b, x, dim, at, at + size))
         at += size
     return parts
 
 
 def _unbind(call: Call) -> list[str]:
     x, dim = call.tensor("self"), int(call["dim"]) % len(call.shape())
-    return [call.b.op("reshape", cut(call, x, dim, i, i + 1), shape=tuple(m.shape)) for i, m in enumerate(call.node.meta["val"])]
+    return [call.b.op("reshape", cut(call.b, x, dim, i, i + 1), shape=tuple(m.shape)) for i, m in enumerate(call.node.meta["val"])]
 
 
 def _cat(call: Call) -> str:
@@ -112,12 +106,7 @@ def _stack(call: Call) -> str:
 
 
 def _expand(call: Call) -> str:
-    """expand: tile where a dimension grows."""
-    x, b, out = call.tensor("self"), call.b, call.out_shape
-    shape = (1,) * (len(out) - len(b.shape(x))) + b.shape(x)
-    x = x if shape == b.shape(x) else b.op("reshape", x, shape=shape)
-    multiples = tuple(o if s == 1 else 1 for s, o in zip(shape, out, strict=True))
-    return x if set(multiples) <= {1} else b.op("tile", x, multiples=multiples)
+    return pieces.expand(call.b, call.tensor("self"), call.out_shape)
 
 
 def _repeat(call: Call) -> str:
@@ -128,18 +117,12 @@ def _repeat(call: Call) -> str:
 
 
 def _pad(call: Call) -> str:
-    """Constant padding, given from the last dimension backwards; negative amounts cut."""
-    x, b = call.tensor("self"), call.b
+    """Constant padding, given from the last dimension backwards."""
     if call.args.get("mode", "constant") != "constant":
         raise Unknown
-    rank, flat = len(b.shape(x)), [int(p) for p in call["pad"]]
+    rank, flat = len(call.shape()), [int(p) for p in call["pad"]]
     amounts = [(0, 0)] * (rank - len(flat) // 2) + [(flat[i], flat[i + 1]) for i in range(len(flat) - 2, -1, -2)]
-    for dim, (before, after) in enumerate(amounts):
-        if before < 0 or after < 0:
-            x = cut(call, x, dim, max(0, -before), b.shape(x)[dim] - max(0, -after))
-    paddings = tuple((max(0, p), max(0, q)) for p, q in amounts)
-    value = float(call["value"] or 0)
-    return b.op("pad", x, paddings=paddings, value=value) if any(map(any, paddings)) else x
+    return pieces.pad_or_cut(call.b, call.tensor("self"), amounts, float(call["value"] or 0))
 
 
 def _gather(call: Call, x: str, indices: str, axis: int) -> str:

@@ -12,14 +12,11 @@ import numpy as np
 from sdk.errors import EmbarqError, ModelError
 from sdk.graph.builder import Builder
 from sdk.graph.ir import Graph
+from sdk.graph.pieces import MASKED
 
 #: ATen ops that move a parameter's values without changing them: the result still is that parameter.
 KEEPS_ORIGIN = frozenset({"view", "reshape", "t", "transpose", "permute", "unsqueeze", "squeeze", "detach", "alias", "contiguous", "clone", "flatten",
                           "_unsafe_view", "unflatten", "lift_fresh_copy", "detach_", "lift_fresh"})  # fmt: skip
-
-#: Stands for minus infinity in attention masks: exp() of it is exactly 0 in float32, and it can be written in a weight file.
-MASKED = -1e4
-
 
 @dataclass
 class Const:

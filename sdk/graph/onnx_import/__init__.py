@@ -1,0 +1,1 @@
+"""From ONNX to the graph. The public face is `sdk.graph.from_onnx`."""
