@@ -21,6 +21,7 @@ FLOAT: tuple[Pass, ...] = (
     fold_batch_norm,  # before activations are fused: the layer and its batch norm must stand side by side
     fuse_activation,
     cancel_transposes,
+    fold_batch_norm,  # channel-first models: only now does the layer stand beside its batch norm
     fold_constants,  # transposes pushed into weights
     fold_pad,
     fuse_activation,  # what transposes stood between
@@ -28,8 +29,17 @@ FLOAT: tuple[Pass, ...] = (
     remove_dead_nodes,
 )
 
-#: After a quantised model has been imported: its integers are its meaning, so nothing that would round again.
+#: After a quantised model has been imported: its integers are its meaning, so only what leaves every byte as it is. A batch
+#: norm would round the weights it is folded into; padding, moving and clamping do not round.
 QUANTISED: tuple[Pass, ...] = (
+    fold_constants,
+    remove_identities,  # a requantise to the same scale stands between a layer and its activation
+    merge_duplicates,
+    fuse_activation,  # clamps the same bytes one node earlier
+    cancel_transposes,
+    fold_constants,
+    fold_pad,  # the border is the zero point's byte, which is what a layer pads with
+    fuse_activation,
     remove_identities,
     remove_dead_nodes,
 )
