@@ -296,5 +296,14 @@ def portable(make: Maker) -> list[Case]:
 
 def dsp(make: Maker) -> list[Case]:
     """Every case for the kernels with DSP instructions; a case they refuse runs the portable kernel."""
-    return [*convolutions(make, "int8", DSP), *depthwise(make, "int8", DSP), *dense(make, "int8", DSP), *arithmetic(make, "int8", DSP),
-            *residual_adds(make, DSP)]  # fmt: skip
+    families = (convolutions, depthwise, dense, arithmetic)
+    pool = make.tensor("x", (2, 6, 7, 8), "int8", 0.05, -13)
+    window = {"kernel": (3, 2), "stride": (2, 1), "padding": SAME, "activation": "none"}
+    vector = make.weights((6, 2, 3, 5), 0, 30, 6)
+    whole = {"stride": (1, 1), "padding": NONE, "activation": "relu"}
+    return [
+        *(case for family in families for case in family(make, "int8", DSP)),
+        *residual_adds(make, DSP),
+        make.case("avg_pool2d", [pool], DSP, 0, pool.quant, **window),
+        _weighted(make, "conv2d", (2, 2, 3, 5), vector, 6, "int8", DSP, None, 3, -128, whole),
+    ]

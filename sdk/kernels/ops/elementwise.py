@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from sdk.graph import quantmath as qm
@@ -112,6 +114,17 @@ def add_s8_dsp(site: Site) -> Lowered:
         ("low", low), ("high", high),
     )  # fmt: skip
     return Call(site.node.name, "embarq_add_s8_dsp", "embarq_add_s8_dsp_params", fields, constants, overlap=in_place(site), sources=("add_s8_dsp.c",))
+
+
+def add_exact_s8_dsp(site: Site) -> Lowered:
+    """add and sub on int8 of equal shapes, in LiteRT's own steps."""
+    a, b, out = site.tensor(0), site.tensor(1), site.output
+    if a.shape != out.shape or b.shape != out.shape:
+        return Refused("it broadcasts", "use the portable kernel")
+    if qm.add_params(a, b, out).out_shift > 0:
+        return Refused("its output's scale is far below its inputs'", "use the portable kernel")
+    call = arithmetic_int(site)
+    return replace(call, function="embarq_add_exact_s8_dsp", sources=("add_exact_s8_dsp.c",)) if isinstance(call, Call) else call
 
 
 def _all_sums(a: Tensor, b: Tensor, out: Tensor, sign: int) -> np.ndarray:

@@ -439,6 +439,7 @@ embarq_kernel_function embarq_dense_s8_dsp_once;
 embarq_kernel_function embarq_batch_matmul_int;
 embarq_kernel_function embarq_add_int;
 embarq_kernel_function embarq_add_s8_dsp;
+embarq_kernel_function embarq_add_exact_s8_dsp;
 embarq_kernel_function embarq_mul_int;
 embarq_kernel_function embarq_div_int;
 embarq_kernel_function embarq_squared_difference_int;

@@ -45,11 +45,11 @@
     "push {r4-r11, lr}\n sub sp, #16\n" \
     "ldr r4, [sp, #52]\n strd r3, r4, [sp]\n str r1, [sp, #8]\n" \
     "sub r4, r2, r1\n movs r5, #24\n udiv r4, r4, r5\n subs r4, #1\n" /* quads after the first */ \
-    "and r4, r4, #3\n rsb r4, r4, #4\n movs r5, #" QUAD_BYTES "\n muls r4, r5, r4\n" \
+    "and r4, r4, #7\n rsb r4, r4, #8\n movs r5, #" QUAD_BYTES "\n muls r4, r5, r4\n" \
     "adr.w r5, 2f\n adds r4, r4, r5\n orr r4, r4, #1\n str r4, [sp, #12]\n" \
     "1:\n ldm.w r0!, {r3, r6}\n" FIRST_QUAD "ldr pc, [sp, #12]\n" \
     ".balign 4\n" \
-    "2:\n .rept 4\n" QUAD ".endr\n cmp r1, r2\n bne.w 2b\n" \
+    "2:\n .rept 8\n" QUAD ".endr\n cmp r1, r2\n bne.w 2b\n" \
     "ldm.w r0!, {r9, r10, r11}\n ldrd r12, lr, [sp]\n" \
     STORE("r3", "") STORE("r4", ", lr") STORE("r5", ", lr, lsl #1") \
     "ldm.w r0!, {r9, r10, r11}\n add r12, r12, #1\n" \
