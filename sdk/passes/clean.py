@@ -57,8 +57,8 @@ def _kept_input(editor: Editor, node: Node) -> str | None:
     """The input that the node hands through unchanged, if shapes, types and scales agree too."""
     a = node.attrs
     match node.op:
-        case "reshape" | "cast" | "slice" | "tile" | "pad" | "resize_nearest":
-            # same shape in and out leaves these ops nothing to do, except a slice that runs backwards
+        case "reshape" | "cast" | "slice" | "tile" | "pad" | "resize_nearest" | "requantize":
+            # same shape (and scale) in and out leaves these ops nothing to do, except a slice that runs backwards
             return None if node.op == "slice" and min(a.get("strides") or (1,)) < 0 else node.inputs[0]
         case "transpose":
             return node.inputs[0] if tuple(a["perm"]) == tuple(range(len(a["perm"]))) else None
