@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from sdk.errors import DataError
-from sdk.graph.ir import Graph, Node
+from sdk.graph.ir import Graph, Node, Tensor
 from sdk.graph.ops import OPS
 
 Inputs = Mapping[str, np.ndarray] | Sequence[np.ndarray]
@@ -17,40 +17,60 @@ def run(graph: Graph, inputs: Inputs, keep: bool = False) -> dict[str, np.ndarra
     """Outputs by name; with `keep` every tensor that was computed.
 
     `inputs` by name, or in the order of `graph.inputs`. They may hold more samples than the graph declares: a graph for one
-    image [1, 32, 32, 3] takes [100, 32, 32, 3] and gives 100 results, the same as one by one. Variables start at their initial
-    value in every run. Raises DataError for a wrong name, shape or type.
+    image [1, 32, 32, 3] takes [100, 32, 32, 3] and gives 100 results, the same as one by one, joined along dimension 0.
+    Variables start at their initial value in every run. Raises DataError for a wrong name, shape or type.
     """
     values = _named(graph, inputs)
-    batches = _batches(graph, values)
-    if batches == 1 or _rows_are_independent(graph):
-        return _run_once(graph, values, keep)
-    size = {name: graph[name].shape[0] for name in graph.inputs}
-    runs = [_run_once(graph, {n: v[i * size[n] : (i + 1) * size[n]] for n, v in values.items()}, keep) for i in range(batches)]
-    return {name: np.concatenate([r[name] for r in runs]) if runs[0][name].ndim else np.stack([r[name] for r in runs]) for name in runs[0]}
+    batches = batch_count(graph, values)
+    if not any(t.variable for t in graph.tensors.values()):
+        return _run_once(graph, values, keep, batches)
+    runs = [_run_once(graph, {n: _part(graph[n], v, batches, i) for n, v in values.items()}, keep) for i in range(batches)]
+    return {name: _joined([r[name] for r in runs]) for name in runs[0]}
 
 
-def _run_once(graph: Graph, inputs: Mapping[str, np.ndarray], keep: bool) -> dict[str, np.ndarray]:
+def _run_once(graph: Graph, inputs: Mapping[str, np.ndarray], keep: bool, batches: int = 1) -> dict[str, np.ndarray]:
     values = {t.name: np.zeros(t.shape, t.dtype) if t.data is None else t.data for t in graph.tensors.values() if t.variable}
     values.update(inputs)
     last = _last_reader(graph)
     for index, node in enumerate(graph.nodes):
-        values.update(zip(node.outputs, compute(graph, node, values), strict=True))
+        values.update(zip(node.outputs, compute_batch(graph, node, values, batches), strict=True))
         if not keep:
             for name in {n for n in (*node.inputs, *node.outputs) if last.get(n, index) == index and n not in graph.outputs}:
                 values.pop(name, None)
     names = dict.fromkeys((*values, *graph.outputs)) if keep else graph.outputs
-    return {name: _value(graph, values, name) for name in names}
+    return {name: _repeated(graph, values, name, batches) for name in names}
 
 
-def _value(graph: Graph, values: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+def _repeated(graph: Graph, values: Mapping[str, np.ndarray], name: str, batches: int) -> np.ndarray:
+    """The value of `name`; what no input reaches is the same for every sample."""
     value = values.get(name, graph[name].data)
     assert value is not None  # the graph checked that every output has a value
-    return value
+    alike = batches > 1 and value.shape == graph[name].shape and not graph[name].is_const
+    return _joined([value] * batches) if alike else value
 
 
 def compute(graph: Graph, node: Node, values: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
     """Values of one node's outputs, given those of its inputs (constants come from the graph)."""
     return OPS[node.op].compute(node, graph.tensors, values)
+
+
+def compute_batch(graph: Graph, node: Node, values: Mapping[str, np.ndarray], batches: int) -> tuple[np.ndarray, ...]:
+    """`compute` on values that hold `batches` samples, one behind the other along dimension 0; those of the declared shape
+    belong to every sample. At once where the op treats dimension 0 as independent rows, else sample by sample."""
+    moving = {n for n in node.inputs if n in values and values[n].shape != graph[n].shape}
+    if batches == 1 or not moving or _keeps_samples(graph, node, moving):
+        return compute(graph, node, values)
+    parts = [compute(graph, node, {**values, **{n: _part(graph[n], values[n], batches, i) for n in moving}}) for i in range(batches)]
+    return tuple(_joined([part[k] for part in parts]) for k in range(len(node.outputs)))
+
+
+def _part(tensor: Tensor, value: np.ndarray, batches: int, index: int) -> np.ndarray:
+    """Sample `index` of `batches` in the declared shape."""
+    return value.reshape(batches, *tensor.shape)[index]
+
+
+def _joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate(parts) if parts[0].ndim else np.stack(parts)
 
 
 def _last_reader(graph: Graph) -> dict[str, int]:
@@ -76,7 +96,7 @@ def _named(graph: Graph, inputs: Inputs) -> dict[str, np.ndarray]:
     return values
 
 
-def _batches(graph: Graph, values: Mapping[str, np.ndarray]) -> int:
+def batch_count(graph: Graph, values: Mapping[str, np.ndarray]) -> int:
     """How many times the declared batch the inputs hold."""
     ratios = {value.shape[0] / graph[name].shape[0] for name, value in values.items() if value.ndim and graph[name].shape[0]}
     if len(ratios) > 1 or any(r != int(r) or r < 1 for r in ratios):
@@ -84,27 +104,17 @@ def _batches(graph: Graph, values: Mapping[str, np.ndarray]) -> int:
     return int(ratios.pop()) if ratios else 1
 
 
-def _rows_are_independent(graph: Graph) -> bool:
-    """True when every node treats the index of dimension 0 as a sample, so that a larger batch can go through at once."""
-    batch = {graph[name].shape[0] if graph[name].shape else 0 for name in graph.inputs}
-    if len(batch) != 1 or any(t.variable for t in graph.tensors.values()):
-        return False
-    size = batch.pop()
-    moving = set(graph.inputs)
-    for node in graph.nodes:
-        if moving.intersection(node.inputs):
-            if not _keeps_samples(graph, node, size, moving):
-                return False
-            moving.update(node.outputs)
-    return moving.issuperset(graph.outputs)
-
-
-def _keeps_samples(graph: Graph, node: Node, batch: int, moving: set[str]) -> bool:
-    tensors = [graph[n] for n in (*node.inputs, *node.outputs) if n and (n in moving or n in node.outputs)]
-    rank = len(tensors[0].shape)
+def _keeps_samples(graph: Graph, node: Node, moving: set[str]) -> bool:
+    """True when the node treats the index of dimension 0 of its `moving` inputs as a row of its own, so that more rows can go
+    through at once; its other inputs are the same for every sample."""
+    entering = [graph[n] for n in node.inputs if n in moving]
+    tensors = [*entering, *(graph[n] for n in node.outputs)]
     fixed = [graph[n] for n in node.inputs if n and n not in moving]
-    if any(not t.shape or t.shape[0] != batch for t in tensors):
+    if node.op == "reshape":
+        return bool(tensors[0].shape and tensors[1].shape)
+    if any(not t.shape or t.shape[0] != tensors[0].shape[0] for t in tensors) or len({len(t.shape) for t in entering}) > 1:
         return False
+    rank = len(tensors[0].shape)
     match node.op:
         case "transpose":
             return node.attrs["perm"][0] == 0
@@ -120,7 +130,7 @@ def _keeps_samples(graph: Graph, node: Node, batch: int, moving: set[str]) -> bo
         case "pad":
             return tuple(node.attrs["paddings"][0]) == (0, 0)
         case "slice":
-            return (node.attrs["begin"][0], node.attrs["end"][0], (node.attrs.get("strides") or (1,))[0]) == (0, batch, 1)
+            return (node.attrs["begin"][0], node.attrs["end"][0], (node.attrs.get("strides") or (1,))[0]) == (0, tensors[0].shape[0], 1)
         case "tile":
             return node.attrs["multiples"][0] == 1
         case "layer_norm" | "batch_norm" | "dense":
@@ -128,8 +138,7 @@ def _keeps_samples(graph: Graph, node: Node, batch: int, moving: set[str]) -> bo
         case "conv2d" | "depthwise_conv2d":
             return not moving.intersection(node.inputs[1:])
         case "batch_matmul":
-            return len(tensors[-1].shape) > 2 and all(len(t.shape) < len(tensors[-1].shape) or t.shape[0] == 1 for t in fixed)
+            return rank > 2 and len(tensors[-1].shape) == rank and all(len(t.shape) < rank or t.shape[0] == 1 for t in fixed)
         case "opaque":
             return False
-    ranks = {len(t.shape) for t in tensors}
-    return node.op == "reshape" or (len(ranks) == 1 and all(len(t.shape) < rank or t.shape[0] == 1 for t in fixed))
+    return len(tensors[-1].shape) == rank and all(len(t.shape) < rank or t.shape[0] == 1 for t in fixed)

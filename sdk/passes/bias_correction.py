@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from sdk.data import Calibration
-from sdk.graph.interpreter import compute
+from sdk.graph.interpreter import batch_count, compute, compute_batch
 from sdk.graph.ir import Graph, Node
 from sdk.graph.quantmath import dequantise_array, quantise_array
 from sdk.passes.calibrate import WEIGHT_AXIS, Stats
@@ -30,12 +30,13 @@ def correct_biases(graph: Graph, quantised: Graph, stats: Mapping[str, Stats], c
     real = {node.name: node for node in graph.nodes}
     last = {name: i for i, node in enumerate(quantised.nodes) for name in node.inputs}
     values = _inputs(graph, quantised, calibration.first(sample_count(quantised)))
+    batches = batch_count(graph, values)
     for index, node in enumerate(quantised.nodes):
         if node.name in real and _correctable(quantised, node):
             mean = stats[real[node.name].inputs[0]].mean
             if mean is not None:
                 quantised = _corrected(graph, quantised, real[node.name], node, mean, values[node.inputs[0]])
-        values.update(zip(node.outputs, compute(quantised, node, values), strict=True))
+        values.update(zip(node.outputs, compute_batch(quantised, node, values, batches), strict=True))
         for name in {n for n in node.inputs if n in values and last[n] <= index}:
             del values[name]
     return quantised

@@ -16,7 +16,7 @@ import numpy as np
 
 from sdk.data import read
 from sdk.errors import UsageError
-from sdk.graph.interpreter import compute, run
+from sdk.graph.interpreter import batch_count, compute_batch, run
 from sdk.graph.ir import Graph, Node, Tensor
 from sdk.graph.quantmath import RANGE, dequantise_array, quantise_array
 from sdk.passes.bias_correction import mean_output, mean_sample, quantised_input
@@ -193,6 +193,7 @@ class Simulation:
         self.graph, self.quantised = graph, quantised
         self.real = self._with_rounded_inputs(real)
         self.exact = real
+        self.batches = batch_count(graph, {n: real[n] for n in graph.inputs})
         self.measured = tuple(dict.fromkeys(before_closing(graph, n) for n in graph.outputs))
         self.nodes = tuple(n for n in graph.nodes if self._rounds(n))
         self._other = {n.name: n for n in quantised.nodes}
@@ -273,7 +274,7 @@ class Simulation:
             constants = self._weights[node.name] if quantised else {}
             if quantised and own_bias:
                 constants = {**constants, **self._own_bias(node, values)}
-            outputs = compute(self.graph, node, {**values, **constants})
+            outputs = compute_batch(self.graph, node, {**values, **constants}, self.batches)
             for name, value in zip(node.outputs, outputs, strict=True):
                 values[name] = self._round(name, value) if quantised else value
         return values
