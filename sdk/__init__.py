@@ -28,7 +28,8 @@ __all__ = ["__version__", "compile", "load", "open", "plan"]
 def load(source: Any, example: Any = None, *, name: str | None = None, input_layout: str | None = None) -> Model:
     """Read a model: an `nn.Module` with an `example` input, or a `.pt2`, `.onnx` or `.tflite` file.
 
-    input_layout: "nhwc" to hand a channel-first torch model channel-last inputs, so that the device need not transpose.
+    example: for an .onnx file only where its shapes are not fixed: its shape stands for them.
+    input_layout: "nhwc" to hand a channel-first torch or ONNX model channel-last inputs, so that the device need not transpose.
     Raises `ModelError` for a damaged model, `UsageError` for something that is no model.
     """
     from sdk.model import load as read

@@ -40,7 +40,8 @@ def load(source: Any, example: Any = None, *, name: str | None = None, input_lay
     """Read a model.
 
     source: an `nn.Module` (with `example`, one input of its fixed shape), a `.pt2`, `.onnx` or `.tflite` file, or a `Graph`.
-    input_layout: "nhwc" to hand a channel-first torch model channel-last inputs, without a transpose on the device.
+    example: for an .onnx file only where its shapes are not fixed: its shape stands for them.
+    input_layout: "nhwc" to hand a channel-first torch or ONNX model channel-last inputs, without a transpose on the device.
     Raises `ModelError` when the model is damaged or has no fixed shapes, `UsageError` when it is none of these.
     """
     model = _load(source, example, name, input_layout)
@@ -76,20 +77,20 @@ def _load_file(path: Path, example: Any, name: str | None, input_layout: str | N
     except OSError as error:
         raise UsageError(f"cannot load {path}: {error.strerror}") from error
     try:
-        graph = _read_bytes(kind, content)
+        graph = _read_bytes(kind, content, path, example, input_layout)
     except ModelError as error:
         raise type(error)(f"{path}: {error}") from error
     return Model(name, replace(graph, name=name), kind, path)
 
 
-def _read_bytes(kind: str, content: bytes) -> Graph:
+def _read_bytes(kind: str, content: bytes, path: Path, example: Any, input_layout: str | None) -> Graph:
     if kind == "tflite":
         from sdk.graph.from_tflite import from_tflite
 
         return from_tflite(content)
     from sdk.graph.from_onnx import from_onnx
 
-    return from_onnx(content)
+    return from_onnx(content, example, folder=path.resolve().parent, input_layout=input_layout)
 
 
 def _load_torch(source: Any, example: Any, name: str, input_layout: str | None) -> Model:

@@ -12,17 +12,21 @@ from typing import Any
 import numpy as np
 
 from sdk.errors import ModelError
-from sdk.graph.onnx_import.read import DTYPES, MAX_VALUES
+from sdk.graph.onnx_import.read import DTYPES
 
 Arrays = Sequence[Any]  # np.ndarray, or None where an optional input is absent
 Attrs = Mapping[str, Any]
 Compute = Callable[[Arrays, Attrs], Any]
 
 
+#: More values than this in a computed constant is a mistake in the file: weights are stored, not computed.
+MAX_COMPUTED = 1 << 24
+
+
 def bounded(shape: Sequence[int]) -> tuple[int, ...]:
     """`shape`, unless it is too large to be meant."""
     shape = tuple(int(d) for d in shape)
-    if any(d < 0 for d in shape) or math.prod(shape) > MAX_VALUES:
+    if any(d < 0 for d in shape) or math.prod(shape) > MAX_COMPUTED:
         raise ModelError(f"the model computes a constant of shape {list(shape)}; the file is damaged, so export it again")
     return shape
 
@@ -142,13 +146,28 @@ def _unary(function: Callable[[Any], Any]) -> Compute:
 
 
 def _binary(function: Callable[[Any, Any], Any]) -> Compute:
-    return lambda v, a: function(v[0], v[1])
+    def compute(v: Arrays, a: Attrs) -> np.ndarray:
+        bounded(np.broadcast_shapes(v[0].shape, v[1].shape))
+        return np.asarray(function(v[0], v[1]))
+
+    return compute
+
+
+def _where(v: Arrays, a: Attrs) -> np.ndarray:
+    bounded(np.broadcast_shapes(*(x.shape for x in v)))
+    return np.asarray(np.where(v[0], v[1], v[2]))
+
+
+def _matmul(v: Arrays, a: Attrs) -> np.ndarray:
+    bounded((*np.broadcast_shapes(v[0].shape[:-2], v[1].shape[:-2]), *v[0].shape[-2:-1], *v[1].shape[-1:]))
+    return np.matmul(v[0], v[1])
 
 
 def _fold(function: Callable[[Any, Any], Any]) -> Compute:
     def compute(v: Arrays, a: Attrs) -> np.ndarray:
         total = v[0]
         for value in v[1:]:
+            bounded(np.broadcast_shapes(total.shape, value.shape))
             total = function(total, value)
         return total
 
@@ -195,7 +214,7 @@ COMPUTE: Mapping[str, Compute] = {
     "Or": _binary(np.logical_or),
     "Not": lambda v, a: np.logical_not(v[0]),
     "IsNaN": lambda v, a: np.isnan(v[0]),
-    "Where": lambda v, a: np.where(v[0], v[1], v[2]),
+    "Where": _where,
     "Neg": _unary(np.negative),
     "Abs": _unary(np.abs),
     "Floor": _unary(np.floor),
@@ -215,5 +234,5 @@ COMPUTE: Mapping[str, Compute] = {
     "ReduceMax": _reduce(np.max),
     "ReduceMin": _reduce(np.min),
     "ReduceMean": _reduce(np.mean),
-    "MatMul": _binary(np.matmul),
+    "MatMul": _matmul,
 }

@@ -13,25 +13,27 @@ from sdk.graph.builder import Builder
 from sdk.graph.ir import Graph
 from sdk.graph.onnx_import.constants import COMPUTE
 from sdk.graph.onnx_import.read import DTYPES, Source, decode
+from sdk.graph.pieces import MASKED
 
 
 @dataclass(frozen=True)
-class Scales:
-    """How a constant was quantised: `scale` and `zero` are [1] or one per index of `axis`; `dtype` is the integers' type."""
+class Stored:
+    """The integers a constant was stored as: real = scale * (values - zero), `scale` and `zero` [1] or one per output channel.
 
-    scale: np.ndarray
-    zero: np.ndarray
-    axis: int | None
-    dtype: str
+    Handlers see the real numbers; `qdq` gets the integers back by the constant's origin, whatever layout a handler gave it.
+    """
+
+    values: np.ndarray
+    scale: np.ndarray  # float32
+    zero: np.ndarray  # int64, of the file's own type: 128 is the middle of uint8
 
 
 @dataclass(frozen=True)
 class Const:
-    """A value known at import, where it comes from, and its scales when it was stored as integers."""
+    """A value known at import, and where it comes from."""
 
     value: np.ndarray
     origin: str | None = None
-    scales: Scales | None = None
 
 
 class Unknown(Exception):
@@ -114,16 +116,16 @@ def label(node: Any) -> str:
 class Walk:
     """The state of one import."""
 
-    def __init__(self, source: Source, handlers: Mapping[str, Handler], name: str) -> None:
-        self.source, self.handlers, self.builder = source, handlers, Builder(name)
+    def __init__(self, source: Source, handlers: Mapping[str, Handler], name: str, input_layout: str | None = None) -> None:
+        self.source, self.handlers, self.builder, self.input_layout = source, handlers, Builder(name), input_layout
         self.values: dict[str, Any] = {}
-        self.scales: dict[str, Scales] = {}  # constant tensors of the graph that were stored as integers
+        self.stored: dict[str, Stored] = {}  # by origin
         self._declared: dict[str, tuple[tuple[int, ...], str]] | None = None
 
     def run(self) -> Graph:
         """The graph as the file has it; `qdq` then makes integers of it."""
         for entry in self.source.inputs:
-            self.values[entry.name] = self.builder.input(entry.name, entry.shape, entry.dtype)
+            self.values[entry.name] = self._input(entry.name, entry.shape, entry.dtype)
         for node in self.source.proto.graph.node:
             self.visit(node)
         outputs = [o.name for o in self.source.proto.graph.output]
@@ -132,6 +134,13 @@ class Walk:
             raise ModelError(f"the output {missing[0]!r} is computed by no node; the file is damaged, so export it again")
         self.builder.scope, self.builder.source = "output", None
         return self.builder.graph([self._output(o) for o in outputs], outputs)
+
+    def _input(self, name: str, shape: tuple[int, ...], dtype: str) -> str:
+        """Declare an input; with input_layout "nhwc", pictures come channel-last and are turned here."""
+        if self.input_layout != "nhwc" or len(shape) != 4:
+            return self.builder.input(name, shape, dtype)
+        last = self.builder.input(name, (shape[0], *shape[2:], shape[1]), dtype)
+        return self.builder.op("transpose", last, perm=(0, 3, 1, 2))
 
     # ---- values ----
 
@@ -148,10 +157,10 @@ class Walk:
     def as_tensor(self, value: Any) -> str:
         """The name of a value in the graph."""
         if isinstance(value, Const):
-            name = self.builder.const(value.origin or f"{self.builder.scope or 'const'}.const", value.value, value.origin)
-            if value.scales is not None:
-                self.scales[name] = value.scales
-            return name
+            array = value.value
+            if value.origin is None and array.dtype.kind == "f" and np.isneginf(array).any():
+                array = np.where(np.isneginf(array), np.float32(MASKED), array)  # a computed attention mask
+            return self.builder.const(value.origin or f"{self.builder.scope or 'const'}.const", array, value.origin)
         if isinstance(value, str):
             return value
         raise Unknown
@@ -183,6 +192,8 @@ class Walk:
                 results = self._handle(call)
         except EmbarqError as error:
             raise type(error)(f"{error} (at {self.builder.source})") from error
+        except (ValueError, TypeError, IndexError, KeyError, AttributeError, ArithmeticError, MemoryError) as error:
+            raise ModelError(f"the {self.builder.source} cannot be read ({_brief(error)}); the file is damaged, so export it again") from error
         results = list(results) if isinstance(results, (list, tuple)) else [results]
         for name, value in zip(node.output, results, strict=False):
             if name and value is not None:
@@ -219,13 +230,11 @@ class Walk:
         except (ValueError, TypeError, IndexError, KeyError, ArithmeticError) as error:
             raise ModelError(f"a constant cannot be computed ({error}); the file is damaged, so export it again") from error
         origin = given[0].origin if kind in ("Identity", "Reshape", "Transpose", "Squeeze", "Unsqueeze", "Flatten") and given else None
-        scales = given[0].scales if kind in ("Identity",) and given else None
-        return Const(np.asarray(value), origin, scales)
+        return Const(np.asarray(value), origin)
 
     def _handle(self, call: Call) -> Any:
-        standard = call.node.domain in ("", "ai.onnx")
-        contrib = call.node.domain == "com.microsoft" and call.node.op_type in ("QuantizeLinear", "DequantizeLinear", "Gelu", "FusedMatMul")
-        handler = self.handlers.get(call.node.op_type) if standard or contrib else None
+        domain = call.node.domain
+        handler = self.handlers.get(call.node.op_type if domain in ("", "ai.onnx") else f"{domain}.{call.node.op_type}")
         nodes, tensors = len(self.builder.nodes), set(self.builder.tensors)
         try:
             if handler is None:
@@ -251,6 +260,12 @@ class Walk:
         kind = f"{domain}.{call.node.op_type}" if domain not in ("", "ai.onnx") else call.node.op_type
         made = iter(self.builder.opaque(kind, inputs, [self._declared[n] for n in names]))
         return [next(made) if n else "" for n in call.node.output]
+
+
+def _brief(error: Exception) -> str:
+    """The first line of an error, with the kind of error where the text alone says little."""
+    text = (str(error).splitlines() or [""])[0][:120]
+    return f"{type(error).__name__}: {text}" if isinstance(error, KeyError) or not text else text
 
 
 def _constant(attrs: Mapping[str, Any]) -> np.ndarray:
