@@ -79,7 +79,8 @@ def _prepare(
     if model.is_quantised:
         if precision == "float32":
             raise UsageError(f"{model.name} is quantised and was asked for in float32; load the float model instead")
-        return prepare(model.graph), ["The model came quantised; its integers are kept as they are."], []
+        ready = prepare(model.graph)
+        return ready, ["The model came quantised; its integers are kept as they are.", *_removed(model.graph, ready)], []
     if precision == "float32" or (precision == "auto" and calibration is None):
         why = "as asked" if precision == "float32" else "because no calibration data was given; give some to have it in int8"
         return prepare(model.graph), [f"The model stays in float32, {why}."], []
@@ -96,7 +97,17 @@ def _quantise(model: Model, calibration: Any, quant: QuantOptions | None, progre
     if progress:
         progress("calibrating")
     graph = quantise(prepare(model.graph), calibration, options)
-    return graph, [f"Quantised to int8 here: {options}."], []
+    ready = prepare(graph)
+    return ready, [f"Quantised to int8 here: {options}.", *_removed(graph, ready)], []
+
+
+def _removed(before: Graph, after: Graph) -> list[str]:
+    """The sentence about channels that were taken out."""
+    from sdk.passes.constant_channels import layer_channels
+
+    gone, all_ = layer_channels(before) - layer_channels(after), layer_channels(before)
+    sentence = f"{gone:,} of {all_:,} layer channels are one constant for every input, or unread, and were taken out; every other byte is unchanged."
+    return [sentence] if gone else []
 
 
 def _vectors(graph: Graph, samples: Sequence[Any]) -> list[tuple[np.ndarray, ...]]:

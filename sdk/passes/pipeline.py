@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from sdk.graph.ir import Graph
 from sdk.passes.cancel_transposes import cancel_transposes
 from sdk.passes.clean import merge_duplicates, remove_dead_nodes, remove_identities
+from sdk.passes.constant_channels import remove_constant_channels
 from sdk.passes.fold_batch_norm import fold_batch_norm
 from sdk.passes.fold_constants import fold_constants
 from sdk.passes.fold_pad import fold_pad
@@ -40,6 +41,7 @@ QUANTISED: tuple[Pass, ...] = (
     fold_constants,
     fold_pad,  # the border is the zero point's byte, which is what a layer pads with
     fuse_activation,
+    remove_constant_channels,  # last of those that change layers: a folded pad tells which channels see a border
     remove_identities,
     remove_dead_nodes,
 )
