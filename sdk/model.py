@@ -17,18 +17,29 @@ KINDS = {".tflite": "tflite", ".onnx": "onnx", ".pt2": "torch"}
 class Model:
     """A model that can be planned: its graph, and what it was read from.
 
-    `kind` is "tflite", "onnx", "torch" or "graph"; `source` is the file, or the module, it came from.
+    `kind` is "tflite", "onnx", "torch" or "graph"; `source` is the file, or the module, it came from. A torch model keeps its
+    `program` (`torch.export.ExportedProgram`, static shapes) beside the graph: engines for Linux devices are reached from it.
     """
 
     name: str
     graph: Graph
     kind: str
     source: Any = field(default=None, repr=False, compare=False)
+    program: Any = field(default=None, repr=False, compare=False)
 
     @property
     def is_quantised(self) -> bool:
         """True when some activation is an integer with a scale, so that the model needs no calibration."""
         return any(t.quant is not None and t.dtype in ("int8", "int16") for t in self.graph.activations())
+
+    def content(self) -> bytes:
+        """The bytes of the file the model came from. Raises UsageError when it came from none, or the file is gone."""
+        if not isinstance(self.source, Path):
+            raise UsageError(f"{self.name} did not come from a file")
+        try:
+            return self.source.read_bytes()
+        except OSError as error:
+            raise UsageError(f"cannot read {self.source} again: {error.strerror}; put the file back and load it anew") from error
 
     def __str__(self) -> str:
         g = self.graph
@@ -94,8 +105,8 @@ def _read_bytes(kind: str, content: bytes, path: Path, example: Any, input_layou
 
 
 def _load_torch(source: Any, example: Any, name: str, input_layout: str | None) -> Model:
-    from sdk.graph.from_torch import from_torch
+    from sdk.graph.from_torch import export_program, from_torch
 
-    options = {"input_layout": input_layout} if input_layout else {}
-    graph = from_torch(source, example, **options)
-    return Model(name, replace(graph, name=name), "torch", source)
+    program = export_program(source, example)
+    graph = from_torch(program, input_layout=input_layout)
+    return Model(name, replace(graph, name=name), "torch", source, program)

@@ -19,16 +19,16 @@ PACKAGES = ("sdk", "firmware_bridge", "targets")
 
 #: A module may import from its own floor and from those below. The longest prefix of a module's name that stands here counts.
 FLOORS = {
-    "sdk.errors": 0, "sdk.__version__": 0, "targets": 0, "firmware_bridge": 1,
+    "sdk.errors": 0, "sdk.__version__": 0, "sdk.runner": 0, "targets": 0, "firmware_bridge": 1,
     "sdk.graph": 2, "sdk.data": 2.5, "sdk.golden": 2.5, "sdk.passes": 3, "sdk.kernels": 3.5, "sdk.runtime": 3.5, "sdk.planner": 4,
-    "sdk.backends": 5, "sdk.model": 5.5, "sdk.planning": 5.6, "sdk.bundle": 5.5, "sdk.session": 6, "sdk.artifact": 6,
+    "sdk.backends": 5, "sdk.model": 5.5, "sdk.planning": 5.6, "sdk.bundle": 5.5, "sdk.linux": 5.8, "sdk.session": 6, "sdk.remote": 6, "sdk.artifact": 6,
     "sdk": 6.5, "sdk.commands": 7, "sdk.cli": 7,
 }  # fmt: skip
 #: Imported only inside the functions that need them, so that a user installs only what a device asks for.
 HEAVY = {
     "torch", "torchvision", "executorch", "onnx", "onnxscript", "onnxruntime", "ai_edge_litert", "tensorflow", "jax", "unicorn", "ziglang",
     "elftools", "intelhex", "capstone", "matplotlib", "plotly", "serial", "smp", "smpclient", "cbor2", "sklearn", "scipy", "PIL", "pandas",
-    "pydantic", "imgtool", "asyncssh", "dask", "distributed", "pytest", "hypothesis",
+    "pydantic", "imgtool", "paramiko", "tensorrt", "tflite_runtime", "torchao", "dask", "distributed", "pytest", "hypothesis",
 }  # fmt: skip
 #: The one module that stands for a library whose classes it builds on; it is itself imported only inside functions.
 ADAPTERS = {
