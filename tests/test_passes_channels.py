@@ -125,6 +125,29 @@ def test_many_saturated_graphs_keep_every_byte(graph: Graph, seed: int) -> None:
     same_bytes(graph, prepare(graph), ends_and_noise(graph, seed))
 
 
+def holds(graph: Graph) -> None:
+    """Every byte of the input, and the range that was claimed for the outputs."""
+    values, ranges = run(graph, [np.arange(-128, 128).astype(np.int8).reshape(256, 1, 1, 1)], keep=True), channel_ranges(graph)
+    for name in graph.outputs:
+        assert values[name].min() >= ranges[name].low[0] and values[name].max() <= ranges[name].high[0]
+
+
+def test_sums_that_wrap_when_shifted_left_can_be_anything() -> None:
+    b = Builder("wraps")
+    x = b.input("x", (1, 1, 1, 1), "int8", Quant((1.0,), (0,)))
+    one = Quant((1.0,), (0,), 0)
+    w, bias = b.const("w", np.ones((1, 1, 1, 1), np.int8), quant=one), b.const("b", np.array([1000], np.int32), quant=one)
+    holds(b.graph([b.op("conv2d", x, w, bias, quant=Quant((2.0**-24,), (0,)), groups=1, **PLAIN)]))
+
+
+@pytest.mark.parametrize("power", [4, 8, 9, 24, 29, 30])
+def test_scales_so_far_apart_that_values_wrap_can_be_anything(power: int) -> None:
+    b = Builder("wraps")
+    x = b.input("x", (1, 1, 1, 1), "int8", Quant((1.0,), (-128,)))
+    outs = [b.op("requantize", x, quant=Quant((2.0**-power,), (3,))), b.op("add", x, x, quant=Quant((2.0**-power,), (3,)), activation="none")]
+    holds(b.graph(outs))
+
+
 # ---- one rule at a time --------------------------------------------------------------------------------------------
 
 

@@ -96,10 +96,8 @@ def _ties(graph: Graph, node: Node) -> tuple[str, ...]:
         case "mean":
             last = len(graph[names[0]].shape) - 1
             fits = node.attrs.get("axes") is not None and all(a not in (last, -1) for a in node.attrs["axes"])
-        case "pad":
-            fits = not any(node.attrs["paddings"][-1])
-        case "reshape":
-            fits = True
+        case "pad" | "reshape":
+            fits = True  # as many channels before and after: neither pads nor joins them
         case _:
             constants = [graph[n] for n in node.inputs if n and graph[n].is_const]
             fits = node.op in TIED and all(len(t.shape) <= rank and (t.size == 1 or t.shape[-1] == channels) for t in constants)
