@@ -1,7 +1,7 @@
 """What values every tensor of a float graph takes on calibration data.
 
 The samples run through the interpreter in batches; of each tensor only running figures are kept (range, histogram,
-per-channel peak and power, the mean sample where a weight reads it), so memory does not grow with the number of samples.
+per-channel peak and power), so memory does not grow with the number of samples.
 """
 
 from __future__ import annotations
@@ -34,7 +34,6 @@ class Stats:
     channel_peak: np.ndarray  # [C] largest absolute value
     channel_power: np.ndarray  # [C] mean square
     histogram: Histogram | None = field(default=None, repr=False)
-    mean: np.ndarray | None = field(default=None, repr=False)  # [1, ...] mean over the samples
 
     def merged(self, other: Stats) -> Stats:
         """The figures of both sets of samples together."""
@@ -47,7 +46,6 @@ class Stats:
             np.maximum(self.channel_peak, other.channel_peak),
             a * self.channel_power + b * other.channel_power,
             None if self.histogram is None or other.histogram is None else _joined(self.histogram, other.histogram),
-            None if self.mean is None or other.mean is None else a * self.mean + b * other.mean,
         )
 
 
@@ -58,14 +56,13 @@ def _joined(a: Histogram, b: Histogram) -> Histogram:
 
 def observe(graph: Graph, calibration: Calibration, histograms: bool = True, progress: Progress | None = None) -> dict[str, Stats]:
     """Stats of every float activation of `graph`. Raises DataError for NaN or infinity, with the tensor's name."""
-    means = {node.inputs[0] for node in graph.nodes if node.op in WEIGHT_AXIS}
     seen: dict[str, Stats] = {}
     done = 0
     for count, values in runs(graph, calibration):
         for tensor in graph.activations():
             if tensor.dtype != "float32":
                 continue
-            stats = _stats(graph, tensor, values[tensor.name], count, histograms, tensor.name in means)
+            stats = _stats(graph, tensor, values[tensor.name], count, histograms)
             seen[tensor.name] = seen[tensor.name].merged(stats) if tensor.name in seen else stats
         done += count
         if progress is not None:
@@ -85,7 +82,7 @@ def batch_size(graph: Graph, budget_bytes: int = _BUDGET_BYTES) -> int:
     return max(1, min(64, budget_bytes // max(per_sample, 1)))
 
 
-def _stats(graph: Graph, tensor: Tensor, x: np.ndarray, samples: int, histogram: bool, mean: bool) -> Stats:
+def _stats(graph: Graph, tensor: Tensor, x: np.ndarray, samples: int, histogram: bool) -> Stats:
     if x.size == 0:
         return Stats(0.0, 0.0, samples, np.zeros(0), np.zeros(0))
     low, high = float(x.min()), float(x.max())
@@ -94,8 +91,7 @@ def _stats(graph: Graph, tensor: Tensor, x: np.ndarray, samples: int, histogram:
     rows = x.reshape(-1, x.shape[-1]) if x.ndim > 1 else x.reshape(-1, 1)
     # [samples * ..., C]; einsum squares and sums without a copy
     power = np.einsum("ij,ij->j", rows, rows, dtype=np.float64) / len(rows)
-    average = x.reshape(samples, -1).mean(0, dtype=np.float64).reshape(1, *x.shape[1:]) if mean and x.shape[0] == samples else None
-    return Stats(low, high, samples, np.abs(rows).max(0), power, Histogram.of(x) if histogram else None, average)
+    return Stats(low, high, samples, np.abs(rows).max(0), power, Histogram.of(x) if histogram else None)
 
 
 def _not_finite(graph: Graph, tensor: Tensor) -> str:

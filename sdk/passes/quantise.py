@@ -90,7 +90,7 @@ def prepare(graph: Graph, calibration: Any, options: QuantOptions, progress: Pro
 def convert(prepared: Prepared, options: QuantOptions) -> Graph:
     """The integer graph."""
     quantised = rewrite(prepared.graph, scheme(prepared.graph, prepared.stats, options))
-    return correct_biases(prepared.graph, quantised, prepared.stats, prepared.samples) if options.bias_correction else quantised
+    return correct_biases(prepared.graph, quantised, prepared.samples) if options.bias_correction else quantised
 
 
 def check_float(graph: Graph) -> None:
