@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -35,6 +36,7 @@ class Builder:
         self.source: str | None = None
         self._taken: set[str] = set()
         self._counts: dict[str, int] = {}
+        self._known: dict[tuple[Any, ...] | None, str] = {}
 
     def __getitem__(self, name: str) -> Tensor:
         return self.tensors[name]
@@ -64,13 +66,21 @@ class Builder:
         return name
 
     def const(self, stem: str, value: Any, origin: str | None = None, quant: Quant | None = None) -> str:
-        """A constant; raises ModelError when it holds NaN or infinity, or has a type the graph does not know."""
+        """A constant; layers that share a weight, by its `origin` and values, share the constant and its place in flash.
+
+        Raises ModelError when it holds NaN or infinity, or has a type the graph does not know.
+        """
         data = np.ascontiguousarray(value).reshape(np.shape(value))
         if str(data.dtype) not in ITEMSIZE:
             raise ModelError(f"the constant {origin or stem!r} has data type {data.dtype}; known are {', '.join(ITEMSIZE)}, so convert it first")
         if data.dtype.kind == "f" and not np.isfinite(data).all():
             raise ModelError(f"the weights {origin or stem!r} hold NaN or infinity; train again or load another checkpoint")
+        key = (origin, data.shape, str(data.dtype), quant, hashlib.sha256(data.tobytes()).digest()) if origin else None
+        if key in self._known:
+            return self._known[key]
         name = self.unique(stem)
+        if key:
+            self._known[key] = name
         self.tensors[name] = Tensor(name, data.shape, str(data.dtype), quant, data, origin)
         return name
 

@@ -77,10 +77,10 @@ def by_mask(b: Builder, x: str, keep: np.ndarray, other: np.ndarray) -> str:
 
     A mask with minus infinity is an attention mask, which is only added: exp() makes 0 of what stays below it.
     """
-    if np.isneginf(other).any() or (other.size and other.max() <= MASKED):
+    if np.all(keep | (other <= MASKED)):
         return b.op("add", x, b.const(f"{b.scope}.mask", np.where(keep, 0, MASKED).astype(np.float32)), activation="none")
     kept = b.op("mul", x, b.const(f"{b.scope}.keep", keep.astype(np.float32)), activation="none")
-    rest = np.where(keep, 0, other).astype(np.float32)
+    rest = np.where(keep, 0, np.where(np.isneginf(other), MASKED, other)).astype(np.float32)
     return b.op("add", kept, b.const(f"{b.scope}.other", rest), activation="none") if rest.any() else kept
 
 

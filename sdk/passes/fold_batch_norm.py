@@ -58,8 +58,8 @@ def _fold(editor: Editor, node: Node) -> bool:
     if found is None:
         return False
     factor, offset, index = found
-    layer = editor.producer(node.inputs[index])
-    if layer is None or layer.op not in LAYERS or layer.attrs.get("activation", "none") != "none" or editor.only_reader(layer.outputs[0]) is not node:
+    layer = _layer_before(editor, node, node.inputs[index])
+    if layer is None or editor[node.inputs[index]].shape != editor[node.outputs[0]].shape:
         return False
     weight, bias = editor.data(layer.inputs[1]), editor.data(layer.inputs[2]) if len(layer.inputs) > 2 else None
     if weight is None or weight.dtype != np.float32 or (bias is None and len(layer.inputs) > 2 and layer.inputs[2]):
@@ -74,18 +74,28 @@ def _fold(editor: Editor, node: Node) -> bool:
     changed = editor.change(layer, inputs=(layer.inputs[0], *names))
     if node.attrs.get("activation", "none") != "none":
         editor.change(changed, attrs={**changed.attrs, "activation": node.attrs["activation"]})
-    editor.redirect(node.outputs[0], layer.outputs[0])
+    editor.redirect(node.outputs[0], node.inputs[index])
     editor.drop(node)
     return True
+
+
+def _layer_before(editor: Editor, node: Node, name: str) -> Node | None:
+    """The layer without an activation whose values reach only `node`, as they are or with their leading dimensions reshaped:
+    layers on signals work on images of height 1, and batch norms do not."""
+    channels, reader = editor[name].shape[-1], node
+    while editor.only_reader(name) is reader and (before := editor.producer(name)) is not None:
+        if before.op in LAYERS:
+            return before if before.attrs.get("activation", "none") == "none" else None
+        if before.op != "reshape" or editor[before.inputs[0]].shape[-1:] != (channels,):
+            return None
+        name, reader = before.inputs[0], before
+    return None
 
 
 def _spell_out(editor: Editor, node: Node) -> bool:
     """A batch_norm behind something else than a layer: mul and add."""
     if node.op != "batch_norm":
         return False
-    before = editor.producer(node.inputs[0])
-    if before is not None and before.op in LAYERS and editor.only_reader(before.outputs[0]) is node and before.attrs.get("activation", "none") == "none":
-        return False  # _fold takes it
     found = affine(editor, node, editor[node.outputs[0]].shape[-1])
     if found is None:
         return False

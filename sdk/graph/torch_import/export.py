@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import warnings
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -63,12 +65,24 @@ def example_inputs(example: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
 
 
 @contextmanager
+def _quiet() -> Iterator[None]:
+    """torch's warnings and log lines silent: what matters of them is in the errors raised here."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
+
+
+@contextmanager
 def _evaluating(torch: Any, module: Any) -> Iterator[None]:
-    """The module in evaluation mode, warnings silent; every submodule's mode is put back afterwards."""
+    """The module in evaluation mode; every submodule's mode is put back afterwards."""
     modes = {m: m.training for m in module.modules()}
     try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
+        with _quiet(), torch.no_grad():
             yield module.eval()
     finally:
         for submodule, mode in modes.items():
@@ -96,7 +110,8 @@ def _try_once(torch: Any, module: Any, args: tuple[Any, ...], kwargs: Mapping[st
 
 def _export(torch: Any, module: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> Any:
     try:
-        return torch.export.export(module, args, dict(kwargs))
+        with redirect_stderr(io.StringIO()):  # torch prints the half-made program
+            return torch.export.export(module, args, dict(kwargs))
     except Exception as error:  # torch.export raises dozens of kinds
         raise ModelError(
             f"torch.export cannot trace {type(module).__name__} ({_first_line(error)}); "
@@ -107,8 +122,7 @@ def _load(torch: Any, path: Path) -> Any:
     if not path.is_file():
         raise UsageError(f"cannot load {path}: there is no such file")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with _quiet():
             return torch.export.load(str(path))
     except Exception as error:  # damaged archives fail in many ways
         raise ModelError(f"{path} is not a program that torch.export.save wrote, or is damaged ({_first_line(error)}); export it again") from error
@@ -128,8 +142,7 @@ def functional(program: Any) -> Any:
     """The program without operations in place; the same one when it has none."""
     if not any(_mutates(node) for node in program.graph.nodes):
         return program
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with _quiet():
         return program.run_decompositions({})
 
 

@@ -13,10 +13,7 @@ from sdk.graph.torch_import.walk import Call, Handler, Unknown
 
 def _conv(call: Call) -> str:
     """conv1d, conv2d: `padding` is numbers or "same" / "valid"."""
-    weight = call.array("weight")
-    if weight is None:
-        raise Unknown
-    spatial = weight.ndim - 2
+    weight, spatial = _kernel(call)
     stride, dilation = cf.pair(call["stride"], spatial), cf.pair(call["dilation"], spatial)
     kernel = cf.image_kernel(weight).shape[2:]
     if call["padding"] == "same":
@@ -31,6 +28,14 @@ def _conv(call: Call) -> str:
     y = cf.conv(call.b, x, weight, call.array("bias"), stride=stride, dilation=dilation, padding=(padding[0], padding[1]), groups=int(call["groups"]),
                 origin=(call.origin("weight"), call.origin("bias")))  # fmt: skip
     return call.b.op("reshape", y, shape=call.out_shape) if x != call.tensor("input") else y
+
+
+def _kernel(call: Call) -> tuple[np.ndarray, int]:
+    """The weight and its number of spatial dimensions, 1 or 2."""
+    weight = call.array("weight")
+    if weight is None or weight.ndim not in (3, 4):
+        raise Unknown
+    return weight, weight.ndim - 2
 
 
 def _batched(call: Call, spatial: int) -> str:
@@ -49,10 +54,7 @@ def _convolution(call: Call) -> str:
 
 
 def _conv_transpose(call: Call) -> str:
-    weight = call.array("weight")
-    if weight is None:
-        raise Unknown
-    spatial = weight.ndim - 2
+    weight, spatial = _kernel(call)
     stride, dilation = cf.pair(call["stride"], spatial), cf.pair(call["dilation"], spatial)
     padding = tuple((p, p) for p in cf.pair(call["padding"], spatial, 0))
     x = _batched(call, spatial)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from sdk.graph import pieces
+from sdk.graph.ir import ITEMSIZE
 from sdk.graph.pieces import cut
 from sdk.graph.torch_import.walk import Call, Handler, Unknown
 
@@ -12,6 +13,8 @@ from sdk.graph.torch_import.walk import Call, Handler, Unknown
 def _reshape(call: Call) -> str:
     """Every view whose result shape the export knows."""
     x = call.tensor("self" if "self" in call.args else "input")
+    if call.b[x].dtype != call.out_dtype:
+        raise Unknown  # view(dtype) reads the bytes as another type
     return x if call.b.shape(x) == call.out_shape else call.b.op("reshape", x, shape=call.out_shape)
 
 
@@ -29,6 +32,8 @@ def _dropout(call: Call) -> str:
 def _to(call: Call) -> str:
     """Casts; devices and memory formats mean nothing here."""
     x = call.tensor("self")
+    if call.out_dtype not in ITEMSIZE:
+        raise Unknown
     return x if call.b[x].dtype == call.out_dtype else call.b.op("cast", x, dtype=call.out_dtype)
 
 
@@ -37,9 +42,10 @@ def _transpose(call: Call, perm: list[int]) -> str:
 
 
 def _swap(call: Call) -> str:
+    """Two dimensions in each other's place; `swapaxes` calls them axes."""
     rank = len(call.shape())
     perm = list(range(rank))
-    i, j = int(call.args.get("dim0", 0)) % max(rank, 1), int(call.args.get("dim1", 1)) % max(rank, 1)
+    i, j = (int(call.args[f"dim{k}" if f"dim{k}" in call.args else f"axis{k}"]) % max(rank, 1) for k in (0, 1))
     perm[i], perm[j] = perm[j], perm[i]
     return _transpose(call, perm)
 
@@ -50,6 +56,22 @@ def _permute(call: Call) -> str:
 
 def _t(call: Call) -> str:
     return _transpose(call, list(range(len(call.shape())))[::-1])
+
+
+def _mt(call: Call) -> str:
+    """The last two dimensions exchanged."""
+    rank = len(call.shape())
+    return _transpose(call, [*range(rank - 2), rank - 1, rank - 2])
+
+
+def _movedim(call: Call) -> str:
+    """Some dimensions put elsewhere; the others keep their order."""
+    rank = len(call.shape())
+    source, target = ([d % rank for d in ([v] if isinstance(v, int) else v)] for v in (call["source"], call["destination"]))
+    perm = [d for d in range(rank) if d not in source]
+    for to, dim in sorted(zip(target, source, strict=True)):
+        perm.insert(to, dim)
+    return _transpose(call, perm)
 
 
 def _slice(call: Call) -> str:
@@ -187,7 +209,7 @@ def _channel_shuffle(call: Call) -> str:
 
 
 _RESHAPES = ("view", "reshape", "flatten", "unflatten", "unsqueeze", "squeeze", "_unsafe_view", "view_as", "_reshape_alias", "reshape_as")
-_NOTHING = ("contiguous", "clone", "detach", "alias", "lift_fresh_copy", "identity")
+_NOTHING = ("contiguous", "clone", "detach", "alias", "lift_fresh_copy")
 
 HANDLERS: dict[str, Handler] = {
     **dict.fromkeys(_RESHAPES, _reshape),
@@ -200,6 +222,10 @@ HANDLERS: dict[str, Handler] = {
     "type_as": _to,
     "transpose": _swap,
     "swapaxes": _swap,
+    "swapdims": _swap,
+    "movedim": _movedim,
+    "moveaxis": _movedim,
+    "mT": _mt,
     "permute": _permute,
     "t": _t,
     "numpy_T": _t,

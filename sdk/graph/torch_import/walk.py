@@ -18,12 +18,17 @@ from sdk.graph.pieces import MASKED
 KEEPS_ORIGIN = frozenset({"view", "reshape", "t", "transpose", "permute", "unsqueeze", "squeeze", "detach", "alias", "contiguous", "clone", "flatten",
                           "_unsafe_view", "unflatten", "lift_fresh_copy", "detach_", "lift_fresh"})  # fmt: skip
 
+#: ATen ops whose result is known from the shape and type of the tensor they are given.
+SHAPE_ONLY = frozenset({"zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full"})
+
+
 @dataclass
 class Const:
-    """A tensor known at import, with the parameter it comes from."""
+    """A tensor known at import, with the parameter or buffer it comes from."""
 
     value: Any  # torch.Tensor
     origin: str | None = None
+    trained: bool = False  # a parameter: minus infinity in it is a fault, in a buffer it is a mask
 
 
 @dataclass
@@ -102,7 +107,7 @@ def to_numpy(const: Const) -> np.ndarray:
     if value.dtype.is_floating_point and dtype_name(value.dtype) != "float32":
         value = value.float()
     array = value.cpu().numpy()
-    if const.origin is None and array.dtype.kind == "f" and np.isneginf(array).any():
+    if not const.trained and array.dtype.kind == "f" and np.isneginf(array).any():
         array = np.where(np.isneginf(array), np.float32(MASKED), array)
     return array
 
@@ -153,8 +158,7 @@ class Walk:
 
     def _placeholder(self, node: Any) -> None:
         if node.name in self.parameters:
-            origin, value = self.parameters[node.name]
-            self.values[node] = Const(value, origin)
+            self.values[node] = self.parameters[node.name]
             return
         meta = node.meta.get("val")
         if not isinstance(meta, self.torch.Tensor):
@@ -175,7 +179,7 @@ class Walk:
             return
         name = op_name(node)
         call = Call(self, node, self._bind(node))
-        if self._is_constant(node):
+        if self._is_constant(node) or name in SHAPE_ONLY:
             self.values[node] = self._evaluate(node, name)
             return
         self.builder.scope, self.builder.source = where(node)
@@ -200,21 +204,27 @@ class Walk:
         return bound
 
     def _is_constant(self, node: Any) -> bool:
-        """True when nothing the user feeds reaches the node."""
-        return all(_known(self.values[i]) for i in node.all_input_nodes)
+        """True when nothing the user feeds and no random number reaches the node."""
+        random = self.torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        return not random and all(_known(self.values[i]) for i in node.all_input_nodes)
 
     def _evaluate(self, node: Any, name: str) -> Any:
         def plain(arg: Any) -> Any:
-            return arg.value if isinstance(arg, Const) else [plain(a) for a in arg] if isinstance(arg, list) else arg
+            if isinstance(arg, (list, tuple)):
+                return [plain(a) for a in arg]
+            if not isinstance(arg, self.torch.fx.Node):
+                return arg
+            value, meta = self.values[arg], arg.meta["val"]
+            return value.value if isinstance(value, Const) else self.torch.empty(tuple(meta.shape), dtype=meta.dtype)  # only its shape is looked at
 
-        args, kwargs = [plain(self._resolve(a)) for a in node.args], {k: plain(self._resolve(v)) for k, v in node.kwargs.items()}
+        args, kwargs = [plain(a) for a in node.args], {k: plain(v) for k, v in node.kwargs.items()}
         with self.torch.no_grad():
             result = node.target(*args, **kwargs)
         inputs = [self.values[i] for i in node.all_input_nodes]
-        origin = inputs[0].origin if name in KEEPS_ORIGIN and len(inputs) == 1 and isinstance(inputs[0], Const) else None
         if isinstance(result, (tuple, list)):
             return [Const(r) for r in result]
-        return Const(result, origin)
+        kept = inputs[0] if name in KEEPS_ORIGIN and len(inputs) == 1 and isinstance(inputs[0], Const) else Const(result)
+        return Const(result, kept.origin, kept.trained)
 
     def _opaque(self, node: Any) -> Any:
         """A node the graph cannot name: its ATen name, its inputs, and the shapes the export found."""
@@ -232,14 +242,16 @@ class Walk:
         results = [a for a in node.args[0] if isinstance(a, self.torch.fx.Node) and a.name in wanted]
         if not results:
             raise ModelError("the model returns no tensor; return what the device shall compute")
-        names = [self._output(self.values[r]) for r in results]
+        names: list[str] = []
+        for r in results:
+            names.append(self._output(self.values[r], names))
         labels = ["output"] if len(names) == 1 else [f"output_{i}" for i in range(len(names))]
         return self.builder.graph(names, labels)
 
-    def _output(self, value: Any) -> str:
-        """A tensor that a node writes: inputs and constants that are handed through get a reshape of their own."""
+    def _output(self, value: Any, given: list[str]) -> str:
+        """A tensor that a node writes: inputs, constants and what is returned twice get a reshape of their own."""
         name = self.as_tensor(value)
-        if name in self.builder.inputs or isinstance(value, Const):
+        if name in self.builder.inputs or isinstance(value, Const) or name in given:
             return self.builder.op("reshape", name, shape=self.builder.shape(name))
         return name
 
@@ -260,14 +272,18 @@ def op_name(node: Any) -> str:
     return name.removeprefix("aten::")
 
 
-def _parameters(program: Any) -> dict[str, tuple[str, Any]]:
-    """Placeholder name -> (name in the module, tensor) of parameters, buffers and constants."""
+def _parameters(program: Any) -> dict[str, Const]:
+    """Placeholder name -> parameter, buffer or constant, with its name in the module. Raises ModelError for a buffer that the model changes."""
     signature = program.graph_signature
-    found: dict[str, tuple[str, Any]] = {}
-    for names in (signature.inputs_to_parameters, signature.inputs_to_buffers, signature.inputs_to_lifted_tensor_constants):
+    if signature.buffers_to_mutate:
+        changed = next(iter(signature.buffers_to_mutate.values()))
+        raise ModelError(f"the model's forward changes its buffer {changed}, which would be lost between inferences; make it an input and an output")
+    found: dict[str, Const] = {}
+    kinds = ((signature.inputs_to_parameters, True), (signature.inputs_to_buffers, False), (signature.inputs_to_lifted_tensor_constants, False))
+    for names, trained in kinds:
         for placeholder, target in names.items():
             value = program.state_dict.get(target)
-            found[placeholder] = (target, program.constants[target] if value is None else value)
+            found[placeholder] = Const(program.constants[target] if value is None else value, target, trained)
     return found
 
 
