@@ -84,6 +84,9 @@ TABLE: tuple[Kernel, ...] = (
            "places and shares from tables", move.resize_bilinear),
 )  # fmt: skip
 
+#: A reshape needs no code, except where the model returns a constant: that has no bytes in the arena until they are copied there.
+CONSTANT = Kernel("reshape", ANY, ANY_CORE, "embarq_copy_strided", "a constant that the model returns is copied", move.reshape)
+
 
 def rows(op: str, dtype: str, isa: frozenset[str]) -> list[Kernel]:
     """The rows that may compute `op` on `dtype` on a core with `isa`, best first."""
@@ -95,12 +98,12 @@ def lower(graph: Graph, node: Node, isa: frozenset[str]) -> Call | None:
 
     None for a node that needs no code: its output is its input's buffer. Raises UnsupportedOp naming node, reason, mend.
     """
-    if node.op == "reshape":
-        return None
     site = Site(graph, node)
+    if node.op == "reshape" and not graph[node.inputs[0]].is_const:
+        return None
     dtype = _dtype(site)
     refused: Refused | None = None
-    for row in rows(node.op, dtype, isa):
+    for row in (CONSTANT,) if node.op == "reshape" else rows(node.op, dtype, isa):
         lowered: Lowered = row.lower(site)
         if not isinstance(lowered, Refused):
             return lowered

@@ -74,11 +74,21 @@ def read(source: bytes | str | Path, example: Any, batch: int | None, folder: Pa
         graph = proto.graph
     if graph.sparse_initializer:
         raise ModelError("the ONNX model has sparse weights, which are not read; export it with dense weights")
+    _check_names(graph)
     weights = {t.name: t for t in graph.initializer}
     free = [v for v in graph.input if v.name not in weights]
     examples = _examples(example, [v.name for v in free])
     inputs = tuple(_input(v, examples.get(v.name), batch) for v in free)
     return Source(proto, opset, inputs, weights, folder)
+
+
+def _check_names(graph: Any) -> None:
+    """Every name is text: protobuf hands damaged ones out as bytes."""
+    names = [v.name for v in (*graph.input, *graph.output, *graph.initializer, *graph.value_info)]
+    for node in graph.node:
+        names += [node.name, node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)]
+    if not all(isinstance(name, str) for name in names):
+        raise ModelError("the ONNX model holds a name that is no text; the file is damaged, so export it again")
 
 
 def _inliner() -> Any:

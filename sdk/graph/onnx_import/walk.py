@@ -185,8 +185,8 @@ class Walk:
         """Write one node, or compute it now when all its inputs are known."""
         self.builder.scope = (node.name or (node.output[0] if node.output else node.op_type)).strip("/").replace("/", ".")
         self.builder.source = f"ONNX node {label(node)}"
-        call = Call(self, node, tuple(self.lookup(n) for n in node.input), self._attrs(node))
         try:
+            call = Call(self, node, tuple(self.lookup(n) for n in node.input), self._attrs(node))
             results = self._evaluate(call)
             if results is None:
                 results = self._handle(call)
