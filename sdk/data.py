@@ -40,9 +40,12 @@ class Calibration:
             samples = [self.load(i) for i in range(first, min(first + size, self.count))]
             yield {name: np.concatenate([s[name] for s in samples]) for name in samples[0]}
 
-    def first(self, count: int) -> Calibration:
-        """The first `count` samples (or all, when there are fewer)."""
-        return Calibration(min(count, self.count), self.load, self.origin)
+    def spread(self, limit: int) -> Calibration:
+        """At most `limit` samples, evenly over all: a folder or set sorted by class would else show one class only."""
+        if self.count <= limit:
+            return self
+        rows = np.linspace(0, self.count - 1, limit).round().astype(int)
+        return Calibration(limit, lambda i: self.load(int(rows[i])), self.origin)
 
 
 def read(source: Any, graph: Graph, limit: int = 512) -> Calibration:
@@ -51,7 +54,7 @@ def read(source: Any, graph: Graph, limit: int = 512) -> Calibration:
     Raises DataError, one sentence: what was given, what the model's input wants, the mend.
     """
     if isinstance(source, Calibration):
-        return source.first(limit)
+        return source.spread(limit)
     if callable(source) and not hasattr(source, "__iter__") and not hasattr(source, "__array__"):
         source = source()
     if isinstance(source, str | Path):
@@ -67,9 +70,7 @@ def read(source: Any, graph: Graph, limit: int = 512) -> Calibration:
     raise DataError(f"calibration data is a {type(source).__name__}; give an array, a file, a folder or something that yields samples")
 
 
-def image_folder(
-    folder: str | Path, graph: Graph, scale: float = 1 / 255, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)
-) -> Calibration:
+def image_folder(folder: str | Path, graph: Graph, scale: float = 1 / 255, mean: Sequence[float] = (0.0,), std: Sequence[float] = (1.0,)) -> Calibration:
     """The pictures under `folder`, resized (bilinear) to the graph's one input and read as `(pixel * scale - mean) / std`.
 
     `mean` and `std` have one number, or one for each channel. The layout (channels first or last) is the input's.
@@ -121,10 +122,10 @@ def _choose(arrays: Mapping[str, np.ndarray], graph: Graph, path: Path) -> dict[
 def _from_folder(folder: Path, graph: Graph, limit: int) -> Calibration:
     files = sorted(folder.rglob("*.npy"))
     if not files:
-        return _spread(image_folder(folder, graph), limit)
+        return image_folder(folder, graph).spread(limit)
     tensor = _only_input(graph, f"the .npy files in {folder}")
     found = Calibration(len(files), lambda i: {tensor.name: _one(_load(files[i]), tensor, str(files[i]))}, str(folder))
-    return _spread(found, limit)
+    return found.spread(limit)
 
 
 def _from_arrays(arrays: Mapping[str, np.ndarray], graph: Graph, limit: int, origin: str) -> Calibration:
@@ -136,7 +137,7 @@ def _from_arrays(arrays: Mapping[str, np.ndarray], graph: Graph, limit: int, ori
     counts = {name: len(a) for name, a in many.items()}
     if len(set(counts.values())) != 1:
         raise DataError(f"{origin} gives {', '.join(f'{n} samples of {k}' for k, n in counts.items())}; give as many of each")
-    return _spread(Calibration(next(iter(counts.values())), lambda i: {n: a[i : i + 1] for n, a in many.items()}, origin), limit)
+    return Calibration(next(iter(counts.values())), lambda i: {n: a[i : i + 1] for n, a in many.items()}, origin).spread(limit)
 
 
 def _from_iterable(source: Iterable[Any], graph: Graph, limit: int) -> Calibration:
@@ -243,14 +244,6 @@ def _one(value: Any, tensor: Tensor, origin: str) -> np.ndarray:
     if len(checked) != 1:
         raise DataError(f"{origin} holds {len(checked)} samples; in a folder each .npy file holds one (or give the file itself)")
     return checked
-
-
-def _spread(found: Calibration, limit: int) -> Calibration:
-    """At most `limit` samples, evenly over all: a folder or set sorted by class would else show one class only."""
-    if found.count <= limit:
-        return found
-    rows = np.linspace(0, found.count - 1, limit).round().astype(int)
-    return Calibration(limit, lambda i: found.load(int(rows[i])), found.origin)
 
 
 def _picture(path: Path, tensor: Tensor, scale: float, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:

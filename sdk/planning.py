@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,6 +14,8 @@ from sdk.model import Model, load
 from targets.device import Device, load_device
 
 if TYPE_CHECKING:
+    from sdk.data import Calibration
+    from sdk.passes.quant_report import QuantReport
     from sdk.passes.quantise import QuantOptions
     from sdk.planner.plan import Budget, Plan
 
@@ -33,7 +36,8 @@ def plan_model(
     *,
     calibration: Any = None,
     precision: str = "auto",
-    quant: QuantOptions | None = None,
+    quant: QuantOptions | Mapping[str, Any] | None = None,
+    quant_report: bool = False,
     keep_input: bool = False,
     in_place: bool = True,
     vectors: Sequence[Any] = (),
@@ -44,10 +48,11 @@ def plan_model(
 
     calibration: real inputs for quantising a float model: an array [n, ...], a folder, a `.npy`/`.npz` file or a generator.
     precision: "int8" (needs `calibration` unless the model is quantised already), "float32", or "auto": int8 where possible.
-    quant: how to quantise (range choice, equalisation, layers to keep at higher precision).
+    quant: how to quantise: `sdk.passes.quantise.QuantOptions`, or its fields as a dict, {"range": "mse", "int16": ["conv1"]}.
+    quant_report: say what quantising cost, layer by layer, in `plan.quant_report` (some seconds on a large net).
     keep_input: leave the input's bytes untouched by the inference, at the price of their space.
     in_place: let an output overlap its dying input wherever the kernel allows it.
-    vectors: inputs to verify with; random ones by default, the first calibration samples where there are some.
+    vectors: inputs to verify with; by default random ones and, where there are some, two calibration samples.
     compiler: "zig" (reproducible everywhere) or "gcc" (arm-none-eabi-gcc on PATH).
     Raises `UnsupportedOp` for an op the device cannot compute, `UsageError` and `DataError` for bad options and data.
     """
@@ -55,50 +60,92 @@ def plan_model(
     model = load(work)
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r} is not known; choose one of {', '.join(PRECISIONS)}")
-    graph, decisions, samples = _prepare(model, calibration, precision, quant, progress)
+    ready = _prepare(model, calibration, precision, _options(quant), progress)
     from sdk.planner.plan import make_plan
 
     return make_plan(
         board,
-        graph,
+        ready.graph,
         name=model.name,
         keep_input=keep_input,
         in_place=in_place,
         compiler=compiler,
-        decisions=decisions,
-        vectors=_vectors(graph, vectors or samples),
+        decisions=ready.decisions,
+        vectors=_vectors(ready.graph, vectors) or ready.vectors(),
+        quant_report=ready.report() if quant_report else None,
     )
 
 
-def _prepare(
-    model: Model, calibration: Any, precision: str, quant: QuantOptions | None, progress: Progress | None
-) -> tuple[Graph, list[str], list[Any]]:
-    """The graph after its passes, what was decided, and up to two calibration samples to verify with."""
+@dataclass(frozen=True)
+class _Ready:
+    """The graph after its passes and what was decided; for a model quantised here, what it was made of and with."""
+
+    graph: Graph
+    decisions: tuple[str, ...]
+    real: Graph | None = None
+    quantised: Graph | None = None
+    samples: Calibration | None = None
+
+    def vectors(self) -> list[tuple[np.ndarray, ...]]:
+        """Two calibration samples and a random input, which reaches values that real data do not; none without calibration."""
+        from sdk.golden import random_inputs
+
+        if self.samples is None:
+            return []
+        rows = [self.samples.load(i) for i in range(min(2, self.samples.count))]
+        return _vectors(self.graph, [tuple(row[name] for name in self.graph.inputs) for row in rows]) + random_inputs(self.graph, 1)
+
+    def report(self) -> QuantReport:
+        """What quantising cost, on the calibration samples."""
+        from sdk.passes.quant_report import report
+
+        if self.real is None or self.quantised is None:
+            raise UsageError("quant_report compares with the float model, and nothing was quantised here; give a float model and calibration data")
+        return report(self.real, self.quantised, self.samples)
+
+
+def _prepare(model: Model, calibration: Any, precision: str, options: QuantOptions, progress: Progress | None) -> _Ready:
+    """The model after its passes."""
     from sdk.passes.pipeline import prepare
 
     if model.is_quantised:
         if precision == "float32":
             raise UsageError(f"{model.name} is quantised and was asked for in float32; load the float model instead")
         ready = prepare(model.graph)
-        return ready, ["The model came quantised; its integers are kept as they are.", *_removed(model.graph, ready)], []
+        return _Ready(ready, ("The model came quantised; its integers are kept as they are.", *_removed(model.graph, ready)))
     if precision == "float32" or (precision == "auto" and calibration is None):
         why = "as asked" if precision == "float32" else "because no calibration data was given; give some to have it in int8"
-        return prepare(model.graph), [f"The model stays in float32, {why}."], []
+        return _Ready(prepare(model.graph), (f"The model stays in float32, {why}.",))
     if calibration is None:
         raise UsageError(f"{model.name} is a float model: int8 needs calibration data; give calibration=, a few hundred real inputs")
-    return _quantise(model, calibration, quant, progress)
+    return _quantise(model, calibration, options, progress)
 
 
-def _quantise(model: Model, calibration: Any, quant: QuantOptions | None, progress: Progress | None) -> tuple[Graph, list[str], list[Any]]:
+def _quantise(model: Model, calibration: Any, options: QuantOptions, progress: Progress | None) -> _Ready:
+    from sdk.data import read
     from sdk.passes.pipeline import prepare
-    from sdk.passes.quantise import QuantOptions, quantise
+    from sdk.passes.quantise import quantise
 
-    options = quant or QuantOptions()
     if progress:
         progress("calibrating")
-    graph = quantise(prepare(model.graph), calibration, options)
+    real = prepare(model.graph)
+    samples = read(calibration, real, options.samples)  # once: a generator gives its samples only once
+    graph = quantise(real, samples, options)
     ready = prepare(graph)
-    return ready, [f"Quantised to int8 here: {options}.", *_removed(graph, ready)], []
+    return _Ready(ready, (f"Quantised on {samples.count} calibration samples: {options}.", *_removed(graph, ready)), real, graph, samples)
+
+
+def _options(quant: QuantOptions | Mapping[str, Any] | None) -> QuantOptions:
+    """The options, from themselves or from a mapping of their fields."""
+    from sdk.passes.quantise import QuantOptions
+
+    if isinstance(quant, QuantOptions):
+        return quant
+    known = QuantOptions.__dataclass_fields__
+    for name in quant or {}:
+        if name not in known:
+            raise UsageError(f"quant names {name!r}, which is no option; choose from {', '.join(known)}")
+    return QuantOptions(**(quant or {}))
 
 
 def _removed(before: Graph, after: Graph) -> list[str]:
@@ -121,5 +168,3 @@ def _vectors(graph: Graph, samples: Sequence[Any]) -> list[tuple[np.ndarray, ...
             raise UsageError(f"a vector has {len(parts)} inputs and the model takes {len(graph.inputs)}; give one array per input")
         rows.append(tuple(check_input(graph[name], part) for name, part in zip(graph.inputs, parts, strict=True)))
     return rows
-
-

@@ -70,7 +70,7 @@ def test_each_example_in_the_help_uses_options_that_exist(name, capsys):
     text = capsys.readouterr().out
     examples = re.findall(rf"^\s*(embarq {name}\b.*)$", text, re.M)
     for example in examples:
-        for option in re.findall(r"(?<!\S)--?[a-z][a-z-]*", example.split("|")[0]):
+        for option in re.findall(r"(?<!\S)--?[a-z][a-z0-9-]*", example.split("|")[0]):
             assert re.search(rf"[\s│]{re.escape(option)}\b", text.replace(example, "")), f"{option} in: {example}"
 
 
@@ -210,7 +210,7 @@ def planned(monkeypatch):
     def plan(device, work=None, **options):
         options.pop("progress", None)
         asked.append((device, work, options))
-        return FakePlan(fits=device != "tiny", options=options)
+        return FakePlan(fits=device != "tiny", options=options, quant_report="the report")
 
     monkeypatch.setattr(sdk, "load", lambda source, **options: SimpleNamespace(name="net", source=source, **options))
     monkeypatch.setattr(sdk, "plan", plan)
@@ -218,12 +218,20 @@ def planned(monkeypatch):
 
 
 def test_plan_hands_its_options_on(planned, capsys):
-    given = ["-c", "pictures", "--precision", "int8", "--keep-input", "--input-layout", "nhwc", "--compiler", "gcc"]
+    given = ["-c", "pictures", "--precision", "int8", "--keep-input", "--input-layout", "nhwc", "--compiler", "gcc", "--range", "mse"]
+    given += ["--int16", "conv_1", "--int16", "conv_2", "--keep-float", "fc", "--report"]
     assert cli.main(["plan", DEVICE, "net.onnx", *given]) == 0
-    assert capsys.readouterr().out == "the plan\n"
+    assert capsys.readouterr().out == "the plan\nthe report\n"
     device, work, options = planned[0]
+    assert options.pop("quant") == {"range": "mse", "int16": ["conv_1", "conv_2"], "keep_float": ["fc"]}
+    assert options.pop("quant_report") is True
     assert (device, work.source, work.input_layout) == (DEVICE, "net.onnx", "nhwc")
     assert options == {"calibration": "pictures", "precision": "int8", "keep_input": True, "compiler": "gcc"}
+
+
+def test_naming_layers_without_calibration_is_refused(capsys):
+    assert cli.main(["plan", DEVICE, "net.onnx", "--int16", "conv_1"]) == 2
+    assert capsys.readouterr().err == "embarq: --int16 says how to quantise, and there is nothing to quantise with; give --calibration DATA\n"
 
 
 def test_plan_that_does_not_fit_is_printed_and_exits_3(planned, capsys):

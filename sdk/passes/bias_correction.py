@@ -29,7 +29,7 @@ def correct_biases(graph: Graph, quantised: Graph, calibration: Calibration) -> 
     """
     real = {node.name: node for node in graph.nodes}
     last = {name: i for i, node in enumerate(quantised.nodes) for name in node.inputs}
-    samples = calibration.first(sample_count(quantised))
+    samples = calibration.spread(sample_count(quantised))
     means, values = _mean_inputs(graph, samples), _inputs(graph, quantised, samples)
     batches = batch_count(graph, values)
     for index, node in enumerate(quantised.nodes):

@@ -69,7 +69,7 @@ def auto_mixed(
         raise UsageError(f"kinds is {kinds}; give 'int16', 'float32' or both")
     options = options or QuantOptions()
     prepared = prepare(graph, calibration, options)
-    batch = next(prepared.samples.batches(min(32, prepared.samples.count)))
+    batch = next(prepared.samples.spread(32).batches(32))
     made = convert(prepared, options)
     steps = [Step((), "int8", 0, output_sqnr(prepared.graph, made, batch))]
     while not aim(made, steps[-1].output_db):

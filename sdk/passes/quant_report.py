@@ -64,7 +64,7 @@ class QuantReport:
             total += row.share
         return tuple(chosen)
 
-    def to_json(self) -> dict[str, Any]:
+    def to_dict(self) -> dict[str, Any]:
         """Plain values: model, samples, output_db, rows, worst."""
         return {**asdict(self), "rows": [asdict(r) for r in self.rows], "worst": list(self.worst())}
 

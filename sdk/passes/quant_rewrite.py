@@ -189,4 +189,3 @@ def _is_global_pool(graph: Graph, node: Node) -> bool:
         return False
     x, out = graph[node.inputs[0]].shape, graph[node.outputs[0]].shape
     return tuple(node.attrs["kernel"]) == x[1:3] and out[1:3] == (1, 1) and not any(map(any, node.attrs["padding"]))
-

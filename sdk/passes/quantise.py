@@ -49,6 +49,13 @@ class QuantOptions:
         if both:
             raise UsageError(f"node {both[0]} is named in keep_float and in int16; choose one")
 
+    def __str__(self) -> str:
+        ranges = f"{self.percentile:g} per cent of the values" if self.range == "percentile" else self.range
+        yes = {"biases corrected": self.bias_correction, "channels equalised": self.equalise, "real inputs and outputs": self.float_io}
+        parts = [f"ranges by {ranges}", *(what for what, done in yes.items() if done)]
+        parts += [f"{kind} for {', '.join(names)}" for kind, names in (("int16", self.int16), ("float32", self.keep_float)) if names]
+        return ", ".join(parts)
+
 
 def _names(value: Any, option: str) -> tuple[str, ...]:
     if isinstance(value, str):

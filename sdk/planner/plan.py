@@ -20,6 +20,8 @@ from targets.device import Device, load_device
 if TYPE_CHECKING:
     import numpy as np
 
+    from sdk.passes.quant_report import QuantReport
+
 __all__ = [
     "Budget", "Cost", "MemoryUse", "Mend", "Placement", "Plan", "PlanStep", "Shortfall", "budget", "make_plan", "plan_from_dict",
 ]  # fmt: skip
@@ -37,13 +39,15 @@ def make_plan(
     compiler: str = "zig",
     decisions: Sequence[str] = (),
     vectors: Sequence[tuple[np.ndarray, ...]] = (),
+    quant_report: QuantReport | None = None,
     mends: bool = True,
 ) -> Plan:
     """Plan `graph`, which has been through its passes, for `device`.
 
     keep_input: the inputs' bytes survive the inference. in_place: outputs may overlap dying inputs where kernels allow it.
     order: "best" (lowest peak) or "given". alignment: of every buffer's offset, a power of two from 4 to 16 on a board.
-    decisions: sentences about what was decided before, kept in front of ours. vectors: inputs to verify with, carried along.
+    decisions: sentences about what was decided before, kept in front of ours. vectors: inputs to verify with, and
+    quant_report: both carried along.
     mends: look for mends when it does not fit. Raises `UnsupportedOp` for an op without a kernel; never for "too large".
     """
     device = load_device(device)
@@ -76,6 +80,7 @@ def make_plan(
         mends=find_mends(wish, needs) if mends and not needs.fits else (),
         estimated=needs.code.estimated,
         vectors=tuple(vectors),
+        quant_report=quant_report,
     )
 
 

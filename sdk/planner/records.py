@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from sdk.graph.ir import Graph
     from sdk.kernels.base import Call
+    from sdk.passes.quant_report import QuantReport
     from targets.device import Device
 
 
@@ -140,6 +141,7 @@ class Plan:
     mends: tuple[Mend, ...] = ()
     estimated: tuple[str, ...] = ()  # functions whose size was estimated, not measured
     vectors: tuple[tuple[np.ndarray, ...], ...] = field(default=(), repr=False, compare=False)
+    quant_report: QuantReport | None = field(default=None, repr=False)  # what quantising cost, where that was asked
 
     def __post_init__(self) -> None:
         for name in ("placements", "scratches"):
@@ -204,6 +206,7 @@ class Plan:
             "shortfall": [{**_plain(s), "over_bytes": s.over_bytes} for s in self.shortfall],
             "mends": [{**_plain(m), "options": dict(m.options)} for m in self.mends],
             "estimated": list(self.estimated),
+            "quant_report": self.quant_report.to_dict() if self.quant_report else None,
         }
 
     def to_html(self) -> str:
