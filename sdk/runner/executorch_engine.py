@@ -1,0 +1,78 @@
+"""ExecuTorch, through the Python bindings of its wheel (which need torch to load)."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from .engines import Signature, check_options, first_line, missing
+from .errors import BadRequest, EngineRefused
+
+#: The engine's ScalarType numbers.
+DTYPES = {0: "uint8", 1: "int8", 2: "int16", 3: "int32", 4: "int64", 5: "float16", 6: "float32", 7: "float64", 11: "bool"}
+
+
+def _bindings() -> tuple[Any, Any]:
+    """(torch, the bindings), quietly: both print advice meant for exporting."""
+    logging.getLogger("torchao").setLevel(logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            import torch
+        except Exception as error:
+            raise missing("torch", error) from error
+        try:
+            from executorch.extension.pybindings import portable_lib
+        except Exception as error:
+            raise missing("executorch", error) from error
+    return torch, portable_lib
+
+
+class ExecutorchEngine:
+    """A `.pte` file. options: `method` (default "forward")."""
+
+    name = "executorch"
+    why_no_profile = "executorch's wheel has no event tracer, so there is no time per operation; for that, build it with EXECUTORCH_ENABLE_EVENT_TRACER"
+
+    def __init__(self, path: str, threads: int, options: Mapping[str, Any]) -> None:
+        from .bundle import installed
+
+        check_options("executorch", options, ("method",))
+        self._torch, bindings = _bindings()
+        self._torch.set_num_threads(threads)
+        bindings._unsafe_reset_threadpool(threads)  # the only way its pool can be sized from Python, and before any program is loaded
+        self._method, self.version = str(options.get("method", "forward")), installed("executorch") or "unknown"
+        try:
+            self._module = bindings._load_for_executorch(path)
+        except RuntimeError as error:
+            raise EngineRefused(f"ExecuTorch {self.version} does not open {path}: {first_line(error)}; compile it for this version") from error
+        if self._method not in self._module.method_names():
+            raise BadRequest(f"the program has no method {self._method!r}; it has {', '.join(self._module.method_names())}")
+        meta = self._module.method_meta(self._method)
+        self.inputs = [_signature(f"input_{i}", meta.input_tensor_meta(i)) for i in range(meta.num_inputs())]
+        self.outputs = [_signature(f"output_{i}", meta.output_tensor_meta(i)) for i in range(meta.num_outputs())]
+
+    def run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
+        """One inference."""
+        # a copy where the array is read-only: torch warns about those, and the engine may write into its inputs
+        tensors = [self._torch.from_numpy(array if array.flags.writeable else array.copy()) for array in arrays]
+        try:
+            return [tensor.numpy() for tensor in self._module.run_method(self._method, tensors)]
+        except RuntimeError as error:
+            raise EngineRefused(f"ExecuTorch {self.version} stopped while running: {first_line(error)}; check the inputs and the free memory") from error
+
+    def profile(self, arrays: list[np.ndarray], repeats: int) -> list[dict[str, Any]] | None:
+        """None: see `why_no_profile`."""
+        return None
+
+    def close(self) -> None:
+        """Give the memory back."""
+        self._module = None
+
+
+def _signature(name: str, info: Any) -> Signature:
+    return name, tuple(int(n) for n in info.sizes()), DTYPES.get(int(info.dtype()), f"ScalarType {int(info.dtype())}")
