@@ -294,9 +294,16 @@ def portable(make: Maker) -> list[Case]:
     return found + list(conversions(make))
 
 
+def _depthwise_others(make: Maker, dtype: str, isa: frozenset[str]) -> Iterator[Case]:
+    """The depthwise cases whose kernel has another call, with that one."""
+    for case in depthwise(make, dtype, isa):
+        if case.call.other is not None:
+            yield case.with_call(case.call.other)
+
+
 def dsp(make: Maker) -> list[Case]:
     """Every case for the kernels with DSP instructions; a case they refuse runs the portable kernel."""
-    families = (convolutions, depthwise, dense, arithmetic)
+    families = (convolutions, depthwise, _depthwise_others, dense, arithmetic)
     pool = make.tensor("x", (2, 6, 7, 8), "int8", 0.05, -13)
     window = {"kernel": (3, 2), "stride": (2, 1), "padding": SAME, "activation": "none"}
     vector = make.weights((6, 2, 3, 5), 0, 30, 6)

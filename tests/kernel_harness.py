@@ -48,6 +48,12 @@ class Case:
         assert call is not None
         return call
 
+    def with_call(self, call: Call) -> Case:
+        """The same case, computed by another call."""
+        case = Case(self.graph, self.values, self.isa, self.overlap)
+        case.__dict__["call"] = call
+        return case
+
     @cached_property
     def layout(self) -> Layout:
         """Where its buffers lie."""

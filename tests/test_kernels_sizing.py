@@ -27,7 +27,8 @@ def test_scratch_formulas() -> None:
     assert ask("embarq_conv2d_s8_dsp_scratch_bytes", POINTWISE) == 6 * 8
     first_layer = Window(1, 32, 32, 3, 32, 32, 16, 3, 3, 1, 1, 1, 1, 1, 1)
     assert ask("embarq_conv2d_s8_dsp_scratch_bytes", first_layer) == 6 * 28 + 3 * 4 + 28
-    assert ask("embarq_depthwise_s8_dsp_scratch_bytes", SAME_3X3) == 34 * 24
+    assert ask("embarq_depthwise_s8_dsp_scratch_bytes", SAME_3X3, 0) == 34 * 24
+    assert ask("embarq_depthwise_s8_dsp_scratch_bytes", SAME_3X3, 2) == 34 * 24 + 2 * 32 * 16
 
 
 def test_overlap_distances_of_known_layers() -> None:
@@ -39,7 +40,16 @@ def test_overlap_distances_of_known_layers() -> None:
     assert ask("embarq_conv2d_s8_dsp_overlap_bytes", Window(1, 1, 35, 8, 1, 35, 8, 1, 1, 1, 1, 1, 1, 0, 0)) == 0
     # the row above and a pixel to the left are still to be read; two rows where rows are read again for other channels
     assert ask("embarq_raster_overlap_bytes", SAME_3X3, 1, 1) == (32 + 2) * 16
-    assert ask("embarq_depthwise_s8_dsp_overlap_bytes", SAME_3X3) == 2 * 32 * 16
+    assert ask("embarq_depthwise_s8_dsp_overlap_bytes", SAME_3X3, 0) == 2 * 32 * 16
+
+
+def test_rows_are_kept_where_that_lets_the_output_lie_on_the_input() -> None:
+    assert ask("embarq_depthwise_s8_dsp_kept_rows", SAME_3X3) == 2
+    assert ask("embarq_depthwise_s8_dsp_overlap_bytes", SAME_3X3, 2) == 0
+    three_rows = Window(1, 3, 32, 16, 3, 32, 16, 3, 3, 1, 1, 1, 1, 1, 1)  # of three rows two would be kept: nothing is saved
+    strided = Window(1, 32, 32, 16, 16, 16, 16, 3, 3, 2, 2, 1, 1, 0, 0)  # leaves its input behind anyway
+    growing = Window(1, 32, 32, 16, 34, 34, 16, 3, 3, 1, 1, 1, 1, 2, 2)  # would run into rows not yet copied
+    assert [ask("embarq_depthwise_s8_dsp_kept_rows", w) for w in (three_rows, strided, growing)] == [0, 0, 0]
 
 
 def overlapping(cases: list[Case]) -> list[Case]:
@@ -83,7 +93,7 @@ def test_runs_at_the_same_time_share_a_cold_cache(tmp_path: Path) -> None:
     program = (
         "import sys, platformdirs; platformdirs.user_cache_dir = lambda *a, **k: sys.argv[1]\n"
         "from sdk.kernels.sizing import Window, ask\n"
-        "print(ask('embarq_depthwise_s8_dsp_scratch_bytes', Window(1, 32, 32, 16, 32, 32, 16, 3, 3, 1, 1, 1, 1, 1, 1)))"
+        "print(ask('embarq_depthwise_s8_dsp_scratch_bytes', Window(1, 32, 32, 16, 32, 32, 16, 3, 3, 1, 1, 1, 1, 1, 1), 0))"
     )
     runs = [subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], stdout=subprocess.PIPE, text=True) for _ in range(4)]
     assert [run.communicate()[0].strip() for run in runs] == ["816"] * 4

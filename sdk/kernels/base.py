@@ -41,6 +41,7 @@ class Call:
     `overlap` maps an input's index to a distance d in bytes: that input may share bytes with the output as long as
     address(input) - address(output) >= d. An input that is absent there must not share a byte with the output, and
     scratch shares bytes with nothing. Constant arrays are aligned to 4 bytes in the generated code.
+    `other` computes the same bytes a little slower with more scratch and more overlap: the planner takes it where that saves memory.
     """
 
     node: str
@@ -51,6 +52,7 @@ class Call:
     scratch_bytes: int = 0
     overlap: Mapping[int, int] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
+    other: Call | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "constants", MappingProxyType(dict(self.constants)))

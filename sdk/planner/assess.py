@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sdk.errors import UnsupportedOp
 from sdk.graph.ir import Graph
 from sdk.planner.arrange import Arrangement, arrange
+from sdk.planner.best_calls import best_calls
 from sdk.planner.bounds import round_up
 from sdk.planner.flash import FlashUse, flash_breakdown
 from sdk.planner.measured import Footprint, footprint
@@ -124,7 +125,8 @@ def _assess_mcu(wish: Wish) -> Needs:
     calls = wish.calls if wish.calls is not None else lower_all(wish.graph, device.isa)
     listed = [call for call in calls.values() if call is not None]
     code = footprint(device, wish.compiler, [call.function for call in listed])
-    arrangement = _arrange(wish, calls, arena_regions(device, code))
+    regions = arena_regions(device, code)
+    calls, arrangement = best_calls(wish.graph, calls, lambda chosen: _arrange(wish, chosen, regions))
     ordered = [calls[step.name] for step in arrangement.problem.steps]
     flash = flash_breakdown(arrangement.graph, [call for call in ordered if call is not None], code)
     memories = (flash_memory(device, flash.parts()), *ram_memories(device, code, arrangement.layout.arena_bytes))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from sdk.kernels.base import Call, Lowered, Ref, Refused, Site
@@ -9,7 +11,7 @@ from sdk.kernels.fold import Folded, fold, to_int32
 from sdk.kernels.geometry import conv_window, lay_down
 from sdk.kernels.ops.conv import ends, refuse_variable_weights
 from sdk.kernels.ops.conv_dsp import columns, depth_order
-from sdk.kernels.sizing import ask
+from sdk.kernels.sizing import Window, ask
 
 GROUP = 4
 
@@ -36,17 +38,25 @@ def depthwise_s8(site: Site) -> Lowered:
         return folded
     if (folded.low < -(2**30)).any() or (folded.high >= 2**30).any():
         return Refused("a channel's sum may leave 31 bits", "use the portable kernel")
+    call = _call(site, window, folded, 0)
+    kept_rows = ask("embarq_depthwise_s8_dsp_kept_rows", window)
+    return replace(call, other=_call(site, window, folded, kept_rows)) if kept_rows else call
+
+
+def _call(site: Site, window: Window, folded: Folded, kept_rows: int) -> Call:
+    """The call that copies `kept_rows` rows of the input before it writes over them, or none."""
     fields = (
         *ends(site),
         ("scratch", Ref("scratch")),
         ("window", window.values()),
         ("input_zero_point", site.tensor(0).zero_point),
         ("low", folded.clamp[0]), ("high", folded.clamp[1]),
+        ("kept_rows", kept_rows),
         ("stream", Ref("const", "stream")),
     )  # fmt: skip
     return Call(site.node.name, "embarq_depthwise_s8_dsp" + folded.rounding, "embarq_depthwise_s8_dsp_params", fields,
-                {"stream": stream(folded, height, width)}, ask("embarq_depthwise_s8_dsp_scratch_bytes", window),
-                {0: ask("embarq_depthwise_s8_dsp_overlap_bytes", window)},
+                {"stream": stream(folded, window.kernel_h, window.kernel_w)}, ask("embarq_depthwise_s8_dsp_scratch_bytes", window, kept_rows),
+                {0: ask("embarq_depthwise_s8_dsp_overlap_bytes", window, kept_rows)},
                 ("depthwise_s8_dsp.c", "depthwise_rows_s8_dsp.c"))  # fmt: skip
 
 

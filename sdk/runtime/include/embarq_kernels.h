@@ -92,6 +92,7 @@ typedef struct {
     embarq_window window; /* in_c = out_c, a multiple of 4 */
     int32_t input_zero_point;
     int32_t low, high;
+    int32_t kept_rows;     /* 0, or embarq_depthwise_s8_dsp_kept_rows */
     const int32_t *stream; /* depthwise_rows_s8_dsp.h */
 } embarq_depthwise_s8_dsp_params;
 
@@ -521,9 +522,11 @@ int32_t embarq_raster_overlap_bytes(const embarq_window *window, int32_t in_item
 uint32_t embarq_conv2d_s8_dsp_scratch_bytes(const embarq_window *window);
 int32_t embarq_conv2d_s8_dsp_overlap_bytes(const embarq_window *window);
 
-/* depthwise_s8_dsp: the columns of four channels of one output row. */
-uint32_t embarq_depthwise_s8_dsp_scratch_bytes(const embarq_window *window);
-int32_t embarq_depthwise_s8_dsp_overlap_bytes(const embarq_window *window);
+/* depthwise_s8_dsp: the columns of four channels of one output row, and copies of the last `kept_rows` input rows: with
+ * them the output may lie where the input lies. How many that takes; 0 where it does not help. */
+int32_t embarq_depthwise_s8_dsp_kept_rows(const embarq_window *window);
+uint32_t embarq_depthwise_s8_dsp_scratch_bytes(const embarq_window *window, int32_t kept_rows);
+int32_t embarq_depthwise_s8_dsp_overlap_bytes(const embarq_window *window, int32_t kept_rows);
 
 #ifdef __cplusplus
 }

@@ -1,4 +1,5 @@
 /* int8 depthwise convolution on cores with DSP instructions: row by row, four channels at a time, any kernel and stride. */
+#include "bytes.h"
 #include "depthwise_rows_s8_dsp.h"
 #include "fixed.h"
 #include "limits_s8_dsp.h"
@@ -12,6 +13,8 @@ typedef struct {
     embarq_row3x3 *row3x3;
     void (*row)(embarq_row *row);
     const int8_t *image;            /* [in_h][in_w][channels] */
+    int8_t *kept;                   /* [kept_rows][in_w][channels]: row y is copied to y % kept_rows before it is written over */
+    int32_t saved;                  /* rows of the image that have been copied */
     uint32_t padding;               /* four zero points */
     int32_t pairs, single;          /* pairs of kernel rows, and whether one is left */
     int32_t first, count;           /* columns that lie inside the image */
@@ -24,6 +27,13 @@ static int is_3x3(const embarq_window *w)
     return w->kernel_h == 3 && w->kernel_w == 3;
 }
 
+/* Row y of the image, or its copy. */
+static const int8_t *image_row(const work *k, int32_t y)
+{
+    const int32_t line = k->p->window.in_w * k->p->window.in_c;
+    return y < k->saved ? k->kept + y % k->p->kept_rows * line : k->image + y * line;
+}
+
 /* Row y of the image for the channels from c, or the zero point over and over. */
 static const int8_t *input_row(const work *k, int32_t y, int32_t c, int32_t *step)
 {
@@ -33,7 +43,7 @@ static const int8_t *input_row(const work *k, int32_t y, int32_t c, int32_t *ste
         return (const int8_t *)&k->padding;
     }
     *step = w->in_c;
-    return k->image + y * w->in_w * w->in_c + c;
+    return image_row(k, y) + c;
 }
 
 /* Any kernel, any place: the columns of the channels from c. */
@@ -74,15 +84,15 @@ static void row_any(const work *k, int32_t top, int8_t *out)
 static void row_3x3(const work *k, int32_t top, int8_t *out)
 {
     const embarq_window *w = &k->p->window;
-    const int32_t line = w->in_w * w->in_c, step = w->stride_w * k->pair_next, channels = w->out_c, count = k->count;
+    const int32_t step = w->stride_w * k->pair_next, channels = w->out_c, count = k->count;
     const int whole = top >= 0 && top + 3 <= w->in_h;
-    const int8_t *row = k->image + top * line;
+    const int8_t *upper = whole ? image_row(k, top) : 0, *middle = whole ? image_row(k, top + 1) : 0, *lower = whole ? image_row(k, top + 2) : 0;
     const int32_t *stream = k->p->stream;
     const uint32_t *columns = (const uint32_t *)(void *)k->pair_words, *end = (const uint32_t *)(void *)(k->pair_words + w->out_w * step);
     uint32_t *first = (uint32_t *)(void *)(k->pair_words + k->first * k->pair_next);
     for (int32_t c = 0; c < channels; c += GROUP, stream += 4 + 18 + 12) {
         if (whole) {
-            embarq_columns3_s8(row + c, row + line + c, row + 2 * line + c, first, count, channels);
+            embarq_columns3_s8(upper + c, middle + c, lower + c, first, count, channels);
         } else {
             unpack(k, top, c);
         }
@@ -90,11 +100,23 @@ static void row_3x3(const work *k, int32_t top, int8_t *out)
     }
 }
 
-static void image_loop(const work *k, int8_t *out)
+/* Copy row y, which output row y may lie on. */
+static void keep_row(work *k, int32_t y)
+{
+    const int32_t line = k->p->window.in_w * k->p->window.in_c;
+    embarq_copy(k->kept + y % k->p->kept_rows * line, k->image + y * line, (size_t)line);
+    k->saved = y + 1;
+}
+
+static void image_loop(work *k, int8_t *out)
 {
     const embarq_depthwise_s8_dsp_params *p = k->p;
     const embarq_window *w = &p->window;
+    k->saved = 0;
     for (int32_t y = 0; y < w->out_h; y++, out += w->out_w * w->out_c) {
+        if (p->kept_rows) {
+            keep_row(k, y);
+        }
         const int32_t top = y * w->stride_h - w->pad_top;
         if (is_3x3(w)) {
             row_3x3(k, top, out);
@@ -119,6 +141,7 @@ static void lay_out(work *k, uint8_t *scratch)
     for (int32_t i = 0; i < width * bytes / 4; i++) {
         words[i] = half | half << 16;
     }
+    k->kept = (int8_t *)scratch + width * bytes;
     k->first = w->pad_left;
     k->count = embarq_min(w->in_w, width - k->first);
     k->pair_words = scratch;

@@ -75,20 +75,28 @@ int32_t embarq_conv2d_s8_dsp_overlap_bytes(const embarq_window *w)
     return overlap(w, 3, w->in_c, w->out_c);
 }
 
-uint32_t embarq_depthwise_s8_dsp_scratch_bytes(const embarq_window *w)
+/* Output row y lies where input row y lay, and the windows of later rows reach pad_top rows above their own. */
+int32_t embarq_depthwise_s8_dsp_kept_rows(const embarq_window *w)
 {
-    const int32_t width = (w->out_w - 1) * w->stride_w + w->kernel_w;
-    return (uint32_t)(width * (w->kernel_h / 2 * 16 + w->kernel_h % 2 * 8));
+    const int32_t rows = w->pad_top + 1;
+    return w->stride_h == 1 && w->out_w <= w->in_w && w->out_h <= w->in_h && 2 * rows <= w->in_h ? rows : 0;
 }
 
-/* A row is read for four channels, then written for them; the next four channels read the same rows again. */
-int32_t embarq_depthwise_s8_dsp_overlap_bytes(const embarq_window *w)
+uint32_t embarq_depthwise_s8_dsp_scratch_bytes(const embarq_window *w, int32_t kept_rows)
+{
+    const int32_t width = (w->out_w - 1) * w->stride_w + w->kernel_w;
+    return (uint32_t)(width * (w->kernel_h / 2 * 16 + w->kernel_h % 2 * 8) + kept_rows * w->in_w * w->in_c);
+}
+
+/* A row is read for four channels, then written for them; the next four channels read the same rows again. Where rows are
+ * kept, the first row that is still to be read is the one behind the output row. */
+int32_t embarq_depthwise_s8_dsp_overlap_bytes(const embarq_window *w, int32_t kept_rows)
 {
     const int32_t row_bytes = w->in_w * w->in_c;
     int32_t distance = -w->batch * w->in_h * row_bytes;
     for (int32_t n = 0; n < w->batch; n++) {
         for (int32_t y = 0; y < w->out_h; y++) {
-            const int32_t top = largest(0, y * w->stride_h - w->pad_top);
+            const int32_t top = kept_rows ? y + 1 : largest(0, y * w->stride_h - w->pad_top);
             const int32_t written = (n * w->out_h + y + 1) * w->out_w * w->out_c;
             distance = largest(distance, written - (n * w->in_h + smallest(top, w->in_h)) * row_bytes);
         }
