@@ -1,0 +1,117 @@
+"""The LiteRT backend: a model and a recipe in, a .tflite out.
+
+A float or quantised `.tflite` is handed on as it is. Everything else is written from the graph: float32 as it stands after
+the float passes, int8 after our own quantisation, with float32 inputs and outputs where the source model has them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+from sdk.backends.litert.legalise import legalise
+from sdk.backends.litert.writer import WRITINGS, no_operator, write
+from sdk.backends.payload import Payload, Port
+from sdk.errors import UnsupportedOp, UsageError
+from sdk.graph.ir import Graph, Tensor
+from sdk.planner.recipes import Recipe
+
+ENTRY = "model.tflite"
+#: The engine's package on the device, in the version that the tests of this release run.
+REQUIRES = {"ai-edge-litert": "2.3.0"}
+
+
+class Source(Protocol):
+    """What is used of `sdk.model.Model`."""
+
+    name: str
+    graph: Graph
+    kind: str
+
+    @property
+    def is_quantised(self) -> bool:
+        """Whether its activations are scaled integers already."""
+
+    def content(self) -> bytes:
+        """The bytes of the file it came from."""
+
+
+def refusal(model: Source, recipe: Recipe) -> str | None:
+    """Why LiteRT cannot run `model` as `recipe` asks, with the mend; None when it can."""
+    if recipe.precision not in ("float32", "int8"):
+        others = {"dynamic-int8": "int8, or the engine onnx or executorch", "float16": "float32, or the engine tensorrt on a Jetson"}
+        return f"LiteRT files are written in float32 and int8, not in {recipe.precision}; choose {others[recipe.precision]}"
+    if model.is_quantised and recipe.precision == "float32":
+        return f"{model.name} is quantised and was asked for in float32; load the float model, or choose int8"
+    as_it_is = is_file(model, recipe)
+    for node in model.graph.nodes:
+        if as_it_is and not str(node.attrs.get("kind", "")).startswith("CUSTOM:"):
+            continue  # LiteRT knows its own operators, also those our graph has no name for
+        if node.op not in WRITINGS:
+            return f"{model.name}: {no_operator(node)}"
+    if recipe.precision == "int8" and not model.is_quantised and not any(model.graph[n].dtype == "float32" for n in model.graph.inputs):
+        return f"{model.name} has no float32 input, so there is nothing to calibrate int8 with; choose float32, or dynamic-int8 on onnx or executorch"
+    return None
+
+
+def is_file(model: Source, recipe: Recipe) -> bool:
+    """Whether the source's own bytes are the payload."""
+    return model.kind == "tflite" and (model.is_quantised or recipe.precision == "float32")
+
+
+def emit(model: Source, recipe: Recipe, samples: Any = (), progress: Any = None) -> Payload:
+    """The payload. `samples` are calibration inputs for int8; `progress(sentence)` is told what takes time.
+
+    Raises UnsupportedOp with `refusal`'s sentence, or where only writing shows what LiteRT cannot express; UsageError when int8
+    lacks samples.
+    """
+    reason = refusal(model, recipe)
+    if reason:
+        raise UnsupportedOp(reason)
+    if is_file(model, recipe):
+        return _payload(model.graph, model.content(), ("The .tflite is used as it came.",))
+    if model.is_quantised:
+        return _payload(model.graph, write(_prepared(model.graph)), ("The model came quantised; its integers are kept as they are.",))
+    if recipe.precision == "float32":
+        return _payload(model.graph, write(_prepared(model.graph)), ())
+    graph, notes = _int8(model, samples, progress)
+    return _payload(model.graph, write(graph), notes)
+
+
+def _prepared(graph: Graph) -> Graph:
+    from sdk.passes.pipeline import prepare
+
+    return prepare(graph)
+
+
+def int8_graph(graph: Graph, samples: Any) -> tuple[Graph, tuple[str, ...]]:
+    """(the int8 graph that is written, with float32 inputs and outputs; names of the nodes left in float32)."""
+    from sdk.passes.quantise import QuantOptions, quantise
+
+    ready, floats = legalise(_prepared(graph))
+    ready = _prepared(ready)  # a clamp that turned out to be an activation is fused
+    names = {node.name for node in ready.nodes}
+    floats = tuple(name for name in floats if name in names)
+    made = quantise(ready, samples, QuantOptions(float_io=True, keep_float=floats))
+    return _prepared(made), floats
+
+
+def _int8(model: Source, samples: Any, progress: Any) -> tuple[Graph, tuple[str, ...]]:
+    if samples is None or (isinstance(samples, Sequence) and not len(samples)):
+        raise UsageError(f"{model.name} is a float model: int8 needs calibration data; give calibration=, a few hundred real inputs")
+    if progress:
+        progress("calibrating int8 for LiteRT")
+    graph, floats = int8_graph(model.graph, samples)
+    note = (f"{len(floats)} operators of layer norms stay in float32: squares of small differences need more than 8 bits.",) if floats else ()
+    return graph, note
+
+
+def _payload(graph: Graph, content: bytes, notes: tuple[str, ...]) -> Payload:
+    inputs, outputs = (tuple(_port(graph[name]) for name in names) for names in (graph.inputs, graph.outputs))
+    return Payload({ENTRY: content}, ENTRY, inputs, outputs, dict(REQUIRES), {}, notes)
+
+
+def _port(tensor: Tensor) -> Port:
+    quantised = tensor.quant is not None and tensor.quant.axis is None
+    return Port(tensor.name, tensor.shape, tensor.dtype, tensor.scale if quantised else None, tensor.zero_point if quantised else None)
+
