@@ -131,6 +131,14 @@ class Editor:
         for name in node.outputs:
             self.producers.pop(name, None)
 
+    def drop_dead(self) -> bool:
+        """Remove every node whose result nobody uses: as a reader it would keep others from joining. True when there were some."""
+        live = self._live()
+        dead = [node for node in self.nodes.values() if node.name not in live]
+        for node in dead:
+            self.drop(node)
+        return bool(dead)
+
     # ---- the end ----
 
     def finish(self) -> Graph:
@@ -205,7 +213,7 @@ def sweep(graph: Graph, *rules: Rule, rounds: int = 50) -> Graph:
     """Apply the rules to every node, again and again until none changes anything."""
     editor, changed_once = Editor(graph), False
     for _ in range(rounds):
-        changed = False
+        changed = editor.drop_dead()
         for name in list(editor.nodes):
             for rule in rules:
                 node = editor.nodes.get(name)

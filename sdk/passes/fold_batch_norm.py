@@ -64,8 +64,9 @@ def _fold(editor: Editor, node: Node) -> bool:
     weight, bias = editor.data(layer.inputs[1]), editor.data(layer.inputs[2]) if len(layer.inputs) > 2 else None
     if weight is None or weight.dtype != np.float32 or (bias is None and len(layer.inputs) > 2 and layer.inputs[2]):
         return False
-    scaled = (weight * (factor if layer.op == "depthwise_conv2d" else factor.reshape(-1, *[1] * (weight.ndim - 1)))).astype(np.float32)
-    shifted = ((0 if bias is None else bias.astype(np.float64)) * factor + offset).astype(np.float32)
+    with np.errstate(over="ignore"):
+        scaled = (weight * (factor if layer.op == "depthwise_conv2d" else factor.reshape(-1, *[1] * (weight.ndim - 1)))).astype(np.float32)
+        shifted = ((0 if bias is None else bias.astype(np.float64)) * factor + offset).astype(np.float32)
     if not (np.isfinite(scaled).all() and np.isfinite(shifted).all()):
         return False
     old_bias = editor[layer.inputs[2]] if bias is not None else None
