@@ -51,25 +51,25 @@ def pad_image(sheet: Sheet, node: Node, x: str, padding: tuple, fill: float = 0.
 
 def conv2d(sheet: Sheet, node: Node) -> None:
     """CONV_2D; LiteRT finds the groups in the shapes."""
-    _, kh, kw, _ = sheet[node.inputs[1]].shape
+    channels, kh, kw, _ = sheet[node.inputs[1]].shape
     x, scheme = _scheme(sheet, node, (kh, kw))
     (sh, sw), (dh, dw) = node.attrs["stride"], node.attrs.get("dilation", (1, 1))
     fields = {0: ("b", scheme), 1: ("i", sw), 2: ("i", sh), 3: activation(node), 4: ("i", dw), 5: ("i", dh)}
     version = 6 if node.attrs.get("groups", 1) > 1 else 0
     if _narrow_bias(sheet, node):
         fields[6], version = ("b", TYPE_CODES["int32"]), 8
-    sheet.add("CONV_2D", _operands(node, x), node.outputs[0], Options(1, fields), version)
+    sheet.add("CONV_2D", _operands(sheet, node, x, channels), node.outputs[0], Options(1, fields), version)
 
 
 def depthwise_conv2d(sheet: Sheet, node: Node) -> None:
     """DEPTHWISE_CONV_2D."""
-    _, kh, kw, _ = sheet[node.inputs[1]].shape
+    _, kh, kw, channels = sheet[node.inputs[1]].shape
     if _narrow_bias(sheet, node):
         raise sheet.refuse(node, "takes no int32 bias beside int16 activations here; quantise with an int64 bias")
     x, scheme = _scheme(sheet, node, (kh, kw))
     (sh, sw), (dh, dw) = node.attrs["stride"], node.attrs.get("dilation", (1, 1))
     fields = {0: ("b", scheme), 1: ("i", sw), 2: ("i", sh), 3: ("i", node.attrs["multiplier"]), 4: activation(node), 5: ("i", dw), 6: ("i", dh)}
-    sheet.add("DEPTHWISE_CONV_2D", _operands(node, x), node.outputs[0], Options(2, fields))
+    sheet.add("DEPTHWISE_CONV_2D", _operands(sheet, node, x, channels), node.outputs[0], Options(2, fields))
 
 
 def _narrow_bias(sheet: Sheet, node: Node) -> bool:
@@ -78,9 +78,20 @@ def _narrow_bias(sheet: Sheet, node: Node) -> bool:
     return bool(bias) and sheet[node.inputs[0]].dtype == "int16" and sheet[bias].dtype == "int32"
 
 
-def _operands(node: Node, x: str) -> tuple[str, ...]:
-    """(x, w) or (x, w, b): kernels take an absent bias as a missing argument, not as an empty one."""
-    return (x, node.inputs[1], *(n for n in node.inputs[2:3] if n))
+def _operands(sheet: Sheet, node: Node, x: str, channels: int) -> tuple[str, ...]:
+    """(x, w, b): zeros where the node has no bias, as XNNPACK takes no convolution without one.
+
+    int16 kernels take another rounding beside a bias, so there an absent one stays a missing argument.
+    """
+    name = node.inputs[2] if len(node.inputs) > 2 else ""
+    source, w = sheet[node.inputs[0]], sheet[node.inputs[1]]
+    if name or source.dtype == "int16":
+        return (x, w.name, name) if name else (x, w.name)
+    if w.quant is None:
+        return x, w.name, sheet.const("zero_bias", np.zeros(channels), "float32")
+    scale = tuple(max(source.scale * s, 1e-38) for s in w.quant.scale)
+    quant = Quant(scale, (0,) * len(scale), None if w.quant.axis is None else 0)
+    return x, w.name, sheet.const("zero_bias", np.zeros(channels), "int32", quant)
 
 
 def dense(sheet: Sheet, node: Node) -> None:
@@ -93,7 +104,7 @@ def dense(sheet: Sheet, node: Node) -> None:
     version = 5 if keep else 0
     if _narrow_bias(sheet, node):
         fields[4], version = ("b", TYPE_CODES["int32"]), 11
-    inputs = _operands(node, x.name)
+    inputs = (x.name, node.inputs[1], *(n for n in node.inputs[2:3] if n))  # an absent bias is a missing argument
     version = max(version, 6) if len(inputs) == 2 else version
     sheet.add("FULLY_CONNECTED", inputs, node.outputs[0], Options(8, fields), version)
 
