@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from . import bundle as bundles
@@ -13,6 +14,7 @@ from .errors import EngineMissing, RunnerError
 
 COMMANDS = {
     "serve": "answer JSON-RPC on stdin and stdout",
+    "accepts": "say whether this machine can run what the folder's manifest describes; the other files need not be there",
     "verify": "run the golden vectors and compare",
     "bench": "time whole inferences and tell the peak memory",
     "profile": "time each operation, where the engine tells",
@@ -53,6 +55,9 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _dispatch(options: argparse.Namespace) -> int:
+    if options.command == "accepts":
+        bundles.check_accepts(bundles.read_manifest(Path(options.folder)), options.engine)
+        return 0
     bundle = bundles.open_bundle(options.folder, options.engine)
     set_threads(bundle.threads)  # before numpy and the engine are imported: they read it once
     from . import serve

@@ -193,12 +193,18 @@ def choose_engine(manifest: Mapping[str, Any], asked: str | None) -> str:
     return asked or able[0]
 
 
+def check_accepts(manifest: Mapping[str, Any], engine: str | None = None) -> str:
+    """The engine that will run the artifact here, judged by its manifest alone; raises when this machine cannot run it."""
+    chosen = choose_engine(manifest, engine)
+    check_machine(manifest)
+    check_requires(manifest, chosen)
+    return chosen
+
+
 def open_bundle(folder: str, engine: str | None = None) -> Bundle:
     """The artifact of `folder`, checked whole: manifest, machine, packages, then every hash. Raises what those raise."""
     path = Path(folder)
     manifest = read_manifest(path)
-    chosen = choose_engine(manifest, engine)
-    check_machine(manifest)
-    check_requires(manifest, chosen)
+    chosen = check_accepts(manifest, engine)
     check_files(path, manifest)
     return Bundle(path, manifest, chosen)

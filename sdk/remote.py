@@ -1,0 +1,308 @@
+"""A model on a Linux device: run it, profile it, prove it. The runner is a process there, or here as a child of this one."""
+
+from __future__ import annotations
+
+import io
+import shutil
+import sys
+import tarfile
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+import numpy as np
+
+from firmware_bridge.runner import CALL_TIMEOUT_S, LocalPipe, RunnerClient
+from sdk.bundle import MANIFEST, canonical_json, write_bundle
+from sdk.errors import DeviceError, EmbarqError, LinkError, UsageError, VerificationFailed
+from sdk.golden import Golden, check_input, dequantise_array
+from sdk.graph.ir import Tensor
+from sdk.session import VerifyReport
+from sdk.zipapp import runner_zipapp
+
+if TYPE_CHECKING:
+    from firmware_bridge.ssh import Ask
+    from firmware_bridge.ssh_slot import Package, Slot
+    from sdk.artifact import Artifact
+
+Progress = Callable[[str], None]
+LOCAL_QUERY = ("python", "engine")
+
+
+@dataclass(frozen=True)
+class LayerTime:
+    """One operation of the engine, as the engine names it: mean milliseconds of one inference."""
+
+    name: str
+    op: str
+    ms: float
+
+
+@dataclass(frozen=True)
+class RemoteProfile:
+    """Cost of one inference. `rows` is empty where the engine gives no time per operation; `note` then says so."""
+
+    rows: tuple[LayerTime, ...]
+    total_ms: float
+    note: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"total_ms": self.total_ms, "note": self.note, "steps": [vars(row) for row in self.rows]}
+
+    def __str__(self) -> str:
+        spent = sum(row.ms for row in self.rows) or 1.0
+        width = min(max([len(row.name) for row in self.rows] + [5]), 40)
+        lines = [f"{'layer':<{width}}  {'op':<18} {'ms':>10}  share"] if self.rows else [self.note]
+        for row in self.rows:
+            lines.append(f"{row.name[-width:]:<{width}}  {row.op:<18} {row.ms:>10.4f}  {100 * row.ms / spent:4.1f} % {'█' * round(20 * row.ms / spent)}")
+        return "\n".join([*lines, f"one inference: {self.total_ms:.3f} ms"])
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Times of single inferences in ms, and the highest resident memory of the process that ran them."""
+
+    ms: tuple[float, ...]
+    engine: str
+    engine_version: str
+    threads: int
+    peak_rss_bytes: int | None
+    before_engine_bytes: int | None = None
+    after_load_bytes: int | None = None
+
+    @property
+    def median_ms(self) -> float:
+        """The middle one."""
+        return float(np.median(self.ms))
+
+    @property
+    def p90_ms(self) -> float:
+        """Nine of ten are faster."""
+        return float(np.percentile(self.ms, 90))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {**vars(self), "ms": list(self.ms), "median_ms": self.median_ms, "p90_ms": self.p90_ms}
+
+    def __str__(self) -> str:
+        peak = f", peak memory {self.peak_rss_bytes / 2**20:.1f} MiB" if self.peak_rss_bytes else ""
+        spread = f"median {self.median_ms:.3f} ms, 90 % under {self.p90_ms:.3f} ms"
+        return f"{self.engine} {self.engine_version}, {self.threads} threads, {len(self.ms)} runs: {spread}{peak}"
+
+
+@dataclass(frozen=True)
+class RemoteVerifyReport(VerifyReport):
+    """What a comparison with the golden vectors found on a Linux device; `peak_rss_bytes` of the runner so far."""
+
+    peak_rss_bytes: int | None = None
+    where: str = "the device"
+
+    def check(self) -> RemoteVerifyReport:
+        """This report; raises `VerificationFailed` when it is not `ok`."""
+        if not self.ok:
+            raise VerificationFailed(f"{self.where} computes something else than the golden vectors: {self.first_difference}")
+        return self
+
+    def __str__(self) -> str:
+        if not self.ok:
+            return f"DIFFERENT: {self.first_difference}"
+        peak = f"; peak memory {self.peak_rss_bytes / 2**20:.1f} MiB" if self.peak_rss_bytes else ""
+        found = f"largest relative difference {self.largest_difference:.1e}, allowed {self.tolerance:.0e}"
+        return f"proved on {self.where}: {self.vectors} vectors, {self.bytes_compared:,} output bytes, {found}{peak}"
+
+
+@dataclass
+class RemoteSession:
+    """A running model on a Linux device. Close it, or use it as a context manager; the verbs are those of `sdk.session.Session`."""
+
+    artifact: Artifact
+    client: RunnerClient
+    release: Callable[[], None] = field(default=lambda: None, repr=False)
+    slot: Slot | None = field(default=None, repr=False)
+    closed: bool = field(default=False, init=False)
+
+    def __post_init__(self) -> None:
+        self.inputs, self.outputs = self.artifact.tensors("inputs"), self.artifact.tensors("outputs")
+
+    def __enter__(self) -> RemoteSession:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the runner and hang up; further calls do nothing."""
+        if not self.closed:
+            self.closed = True
+            try:
+                self.client.close()
+            finally:
+                self.release()
+
+    def info(self) -> dict[str, Any]:
+        """The engine and its version, threads, machine, Python, versions of the engines installed there."""
+        return dict(self.client.call("info"))
+
+    def run(self, *inputs: Any) -> Any:
+        """One inference on the device: one array per model input, in the model's own type or as real values (see `Session.run`)."""
+        if len(inputs) != len(self.inputs):
+            raise UsageError(f"{self.artifact.name} takes {len(self.inputs)} inputs and was given {len(inputs)}")
+        arrays = [check_input(tensor, value) for tensor, value in zip(self.inputs, inputs, strict=True)]
+        real = any(np.asarray(v).dtype.kind == "f" and t.dtype != "float32" for t, v in zip(self.inputs, inputs, strict=True))
+        outputs = [_real(t, a) if real else a for t, a in zip(self.outputs, self._run(arrays), strict=True)]
+        return outputs[0] if len(outputs) == 1 else tuple(outputs)
+
+    def _run(self, arrays: Sequence[np.ndarray]) -> list[np.ndarray]:
+        from sdk.runner.arrays import pack, unpack
+
+        result = self.client.call("run", {"inputs": [pack(array) for array in arrays]})
+        return [unpack(record) for record in result["outputs"]]
+
+    def run_each(self, samples: Any, progress: Callable[[int, int], None] | None = None) -> Iterator[Any]:
+        """`run` on every sample of an array [n, ...] or a sequence, in order. progress: called with (done, of how many)."""
+        for index in range(len(samples)):
+            yield self.run(samples[index])
+            if progress:
+                progress(index + 1, len(samples))
+
+    def verify(self, golden: Golden | None = None, progress: Progress | None = None) -> RemoteVerifyReport:
+        """Run the golden vectors on the device and compare here: the device's own files are not what is trusted."""
+        from sdk.runner.compare import prove
+
+        golden = golden or self.artifact.golden
+        vectors = [(list(x), list(y)) for x, y in zip(golden.inputs, golden.outputs, strict=True)]
+        tolerance = float(self.artifact.manifest["golden"]["tolerance"])
+        found = prove(vectors, [t.name for t in self.outputs], tolerance, self._run, progress)
+        return RemoteVerifyReport(**found, peak_rss_bytes=self.health()["peak_rss_bytes"], where=self.client.pipe.name)
+
+    def profile(self, *inputs: Any, repeats: int = 20) -> RemoteProfile:
+        """Mean ms of each operation over `repeats` runs, where the engine tells; the first golden input unless given others."""
+        from sdk.runner.arrays import pack
+
+        arrays = [pack(check_input(t, v)) for t, v in zip(self.inputs, inputs, strict=True)] if inputs else []
+        found = self.client.call("profile", {"inputs": arrays, "repeats": repeats})
+        rows = tuple(LayerTime(row["name"], row["op"], float(row["ms"])) for row in found["layers"] or ())
+        return RemoteProfile(rows, float(found["median_ms"]), str(found["note"]))
+
+    def bench(self, repeats: int = 50, warmup: int = 5, fresh: bool = False, timeout_s: float = CALL_TIMEOUT_S) -> Bench:
+        """Times of `repeats` inferences on the first golden input. fresh: in a process of its own, whose peak memory is then exact."""
+        found = self.client.call("bench", {"repeats": repeats, "warmup": warmup, "fresh": fresh}, timeout_s)
+        memory = [found.get(name) for name in ("peak_rss_bytes", "before_engine_bytes", "after_load_bytes")]
+        return Bench(tuple(found["ms"]), found["engine"], found["engine_version"], int(found["threads"]), *memory)
+
+    def health(self) -> dict[str, Any]:
+        """Resident and peak memory of the runner, free memory, temperature, clock and throttling; None where the device does not tell."""
+        return dict(self.client.call("health"))
+
+    def roll_back(self) -> str:
+        """Let the device's `current` name the artifact before this one; its id. This session goes on with its own."""
+        if self.slot is None:
+            raise DeviceError(f"{self.client.pipe.name} keeps no versions; sessions over ssh:// do")
+        return self.slot.roll_back()
+
+
+def _real(tensor: Tensor, array: np.ndarray) -> np.ndarray:
+    return dequantise_array(tensor, array) if tensor.quant is not None else array
+
+
+def open_remote(artifact: Artifact, target: str = "local", progress: Progress | None = None, *, verify: bool = True, ask: Ask | None = None) -> RemoteSession:
+    """Put a Linux artifact on `target`, prove it there and make it the current one: a running session.
+
+    target: "local" (this computer; `local?python=PATH&engine=tflite-runtime` for another interpreter or engine), or `ssh://user@host/path`.
+    ask: called for a passphrase or password when no key is accepted.
+    The device's `current` changes only after the proof; when that fails it keeps the artifact before.
+    Raises `VerificationFailed`, `LinkError`, `DeviceError`, `VersionMismatch`, `UsageError`.
+    """
+    tell = progress or (lambda _: None)
+    if target == "local" or target.startswith("local?"):
+        return _proved(_open_local(artifact, target, tell), verify, tell)
+    if target.startswith("ssh://"):
+        return _open_ssh(artifact, target, tell, verify, ask)
+    raise UsageError(f"{target!r} is no Linux device; give local or ssh://user@host/path")
+
+
+def _proved(session: RemoteSession, verify: bool, tell: Progress) -> RemoteSession:
+    try:
+        session.client.call("info")  # also without a proof: a runner that does not start must be told now
+        if verify:
+            tell("verifying")
+            session.verify(progress=tell).check()
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def _open_local(artifact: Artifact, target: str, tell: Progress) -> RemoteSession:
+    query = dict(parse_qsl(target.partition("?")[2], keep_blank_values=True))
+    unknown = [key for key in query if key not in LOCAL_QUERY]
+    if unknown:
+        raise UsageError(f"{unknown[0]!r} is not known after local?; there are {', '.join(LOCAL_QUERY)}")
+    tell("starting the runner on this computer")
+    folder = Path(tempfile.mkdtemp(prefix="embarq-"))
+    try:
+        write_bundle(folder / "artifact", artifact.manifest, artifact.files)
+        runner = folder / "embarq-run.pyz"
+        runner.write_bytes(runner_zipapp())
+        engine = ["--engine", query["engine"]] if "engine" in query else []
+        pipe = LocalPipe([query.get("python", sys.executable), str(runner), "serve", str(folder / "artifact"), *engine])
+        return RemoteSession(artifact, RunnerClient(pipe), lambda: shutil.rmtree(folder, ignore_errors=True))
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _open_ssh(artifact: Artifact, target: str, tell: Progress, verify: bool, ask: Ask | None) -> RemoteSession:
+    from firmware_bridge.ssh import connect, parse_target
+    from firmware_bridge.ssh_slot import open_slot
+
+    address = parse_target(target)
+    tell(f"connecting to {address.host}")
+    host = connect(address, ask)
+    try:
+        slot, package = open_slot(host, address, artifact.name), package_of(artifact)
+        slot.stage(package, tell)
+        try:
+            session = _proved(RemoteSession(artifact, RunnerClient(slot.serve(package)), host.close, slot), verify, tell)
+        except LinkError:
+            raise  # a lost connection says nothing about the artifact: it stays, unproved, for the next try
+        except (VerificationFailed, DeviceError) as error:
+            raise _rejected(error, address, ask, slot, package) from error
+        slot.activate(package.id)
+        return session
+    except BaseException:
+        host.close()
+        raise
+
+
+def _rejected(error: EmbarqError, address: Any, ask: Ask | None, slot: Slot, package: Package) -> EmbarqError:
+    """The same error with what the device is left with; the failed version is taken away, over a new connection when the old one is gone."""
+    from dataclasses import replace
+
+    from firmware_bridge.ssh import connect
+
+    try:
+        with connect(address, ask) as host:
+            left = replace(slot, host=host).reject(package.id)
+    except EmbarqError:
+        left = f"{slot.folder} still has what it had before"
+    return type(error)(f"{error}; {left}")
+
+
+def package_of(artifact: Artifact) -> Package:
+    """The artifact as one tar, the same bytes every time: no dates, no owner."""
+    from firmware_bridge.ssh_slot import Package
+
+    manifest = canonical_json(artifact.manifest)
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        for name, content in sorted({**artifact.files, MANIFEST: manifest}.items()):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(content), 0o644
+            archive.addfile(entry, io.BytesIO(content))
+    return Package(manifest, stream.getvalue(), len(manifest) + sum(map(len, artifact.files.values())), runner_zipapp())
