@@ -20,9 +20,27 @@ def _near(value: float | None, wanted: float) -> bool:
     return value is not None and math.isclose(value, wanted, rel_tol=1e-4)
 
 
+def _real(editor: Editor, name: str) -> str:
+    """The value behind `name`, seen through pairs of quantize and dequantize: onnxruntime puts them inside these groups too."""
+    node = editor.producer(name)
+    if node is None or node.op != "dequantize":
+        return name
+    before = editor.producer(node.inputs[0])
+    return _real(editor, before.inputs[0]) if before is not None and before.op == "quantize" else node.inputs[0]
+
+
+def _next(editor: Editor, name: str) -> tuple[Node, str] | None:
+    """(the one reader of `name`, the name it reads it by), seen through such pairs."""
+    node = editor.only_reader(name)
+    while node is not None and node.op in ("quantize", "dequantize"):
+        name = node.outputs[0]
+        node = editor.only_reader(name)
+    return None if node is None else (node, name)
+
+
 def _scaled(editor: Editor, name: str) -> tuple[str, float]:
     """(x, c) of a tensor that is c * x; (itself, 1) for anything else."""
-    node = editor.producer(name)
+    node = editor.producer(_real(editor, name))
     if node is not None and node.op in ("mul", "div") and node.attrs.get("activation", "none") == "none":
         for i in (0, 1) if node.op == "mul" else (0,):
             c = editor.scalar(node.inputs[1 - i])
@@ -81,19 +99,19 @@ def _gelu(editor: Editor, node: Node) -> bool:
     if node.op != "opaque" or node.attrs.get("kind") != "Erf":
         return False
     x, c = _scaled(editor, node.inputs[0])
-    plus = editor.only_reader(node.outputs[0])
-    if not _near(c, math.sqrt(0.5)) or plus is None or plus.op != "add" or not any(_near(editor.scalar(n), 1.0) for n in plus.inputs):
+    found = _next(editor, node.outputs[0])
+    if not _near(c, math.sqrt(0.5)) or found is None or found[0].op != "add" or not any(_near(editor.scalar(n), 1.0) for n in found[0].inputs):
         return False
-    at, factor, seen = plus, 1.0, False
-    while (at_next := editor.only_reader(at.outputs[0])) is not None and at_next.op in ("mul", "div"):
-        value, at = at.outputs[0], at_next
+    at, factor, seen = found[0], 1.0, False
+    while (found := _next(editor, at.outputs[0])) is not None and found[0].op in ("mul", "div"):
+        at, value = found
         if at.inputs[0] == at.inputs[1] or (at.op == "div" and at.inputs[0] != value):
             return False
         other = at.inputs[1] if at.inputs[0] == value else at.inputs[0]
         by = editor.scalar(other)
         if by is None:
-            source, by = (x, 1.0) if other == x else _scaled(editor, other)
-            if source != x or seen or at.op == "div":
+            source, by = _scaled(editor, other) if _real(editor, other) != _real(editor, x) else (x, 1.0)
+            if _real(editor, source) != _real(editor, x) or seen or at.op == "div":
                 return False
             seen = True
         factor = factor / by if at.op == "div" else factor * by

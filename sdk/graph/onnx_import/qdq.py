@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -74,11 +75,24 @@ def _above_dequantize(editor: Editor, node: Node) -> bool:
     q = editor[before.inputs[0]]
     if q.dtype not in ("int8", "int16") or q.quant is None or not _pads_exactly(node, q.quant) or q.dtype not in OPS[node.op].dtypes:
         return False
-    moved = editor.emit(node.op, (q.name, *node.inputs[1:]), node.attrs, node, quant=q.quant)
-    real = editor.emit("dequantize", (moved,), {}, before)
-    editor.redirect(node.outputs[0], real)
-    editor.drop(node)
+    _as_integers(editor, node, (q.name, *node.inputs[1:]), q.dtype, q.quant)
+    _hand_on(editor, node.outputs[0], editor.emit("dequantize", node.outputs, {}, before, stem=f"{node.name}.dequantize"))
     return True
+
+
+def _as_integers(editor: Editor, node: Node, inputs: tuple[str, ...], dtype: str, quant: Quant | None) -> None:
+    """The same node, under its own name, on integers."""
+    editor.change(node, inputs=inputs)
+    editor.tensors[node.outputs[0]] = replace(editor[node.outputs[0]], dtype=dtype, quant=quant)
+
+
+def _hand_on(editor: Editor, old: str, new: str) -> None:
+    """What reads `old` reads `new`, which is made of it."""
+    maker = editor.producers[new]
+    for reader in editor.readers(old):
+        if reader.name != maker:
+            editor.change(reader, inputs=tuple(new if n == old else n for n in reader.inputs))
+    editor.outputs = [new if o == old else o for o in editor.outputs]
 
 
 def _below_quantize(editor: Editor, node: Node) -> bool:
@@ -148,14 +162,16 @@ class _Fuse:
     def _write(self, editor: Editor, node: Node, inputs: tuple[str, ...], dtype: str, quant: Quant) -> bool:
         """The integer node, and a requantize where its scale is not the one asked for. False, and nothing written, where LiteRT forbids it."""
         own = editor[inputs[0]].quant if node.op in SAME_SCALE else FIXED.get(node.op, quant)
-        made = editor.emit(node.op, inputs, node.attrs, node, quant=own, dtype=dtype)
-        written = editor.producer(made)
-        assert written is not None
-        if OPS[node.op].check(written, editor.tensors) is not None:
-            editor.drop(written)
+        real = editor[node.outputs[0]]
+        readers = editor.readers(real.name)
+        _as_integers(editor, node, inputs, dtype, own)
+        if OPS[node.op].check(editor.nodes[node.name], editor.tensors) is not None:
+            _as_integers(editor, node, node.inputs, real.dtype, real.quant)
             return False
-        result = made if own == quant else editor.emit("requantize", (made,), {}, node, quant=quant, dtype=dtype)
-        for reader in editor.readers(node.outputs[0]):
+        result = real.name
+        if own != quant:
+            result = editor.emit("requantize", (result,), {}, node, quant=quant, dtype=dtype, stem=f"{node.name}.requantize")
+        for reader in readers:
             editor.redirect(reader.outputs[0], result)
             editor.drop(reader)
         return True
