@@ -24,6 +24,7 @@ from sdk.passes.calibrate import WEIGHT_AXIS
 from sdk.passes.equalise import equalised_like
 from sdk.passes.quant_rewrite import with_bias
 from sdk.passes.quant_rules import MOVES
+from sdk.passes.soften_masks import softened_like
 
 Values = dict[str, np.ndarray]
 _BEST_DB = 150.0  # what "no noise at all" is printed as: float32 itself does not resolve more
@@ -94,7 +95,7 @@ def report(graph: Graph, quantised: Graph, data: Any, samples: int = 32) -> Quan
     _belong(graph, quantised)
     source = read(data, graph, samples)
     batch = next(source.batches(source.count))
-    graph = equalised_like(with_bias(graph), quantised)
+    graph = softened_like(equalised_like(with_bias(graph), quantised), quantised)
     real = run(graph, batch, keep=True)
     whole = run(quantised, {n: quantised_input(quantised, n, v) for n, v in batch.items()}, keep=True)
     sim = Simulation(graph, quantised, real)

@@ -21,6 +21,7 @@ from sdk.passes.equalise import equalise
 from sdk.passes.quant_rewrite import Scheme, pool_as_mean, rewrite, with_bias
 from sdk.passes.quant_rules import precisions, ties
 from sdk.passes.ranges import CHOOSERS, chooser, quant_for
+from sdk.passes.soften_masks import masks, soften_masks
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,8 @@ def prepare(graph: Graph, calibration: Any, options: QuantOptions, progress: Pro
     graph = pool_as_mean(graph)
     if options.bias_correction:
         graph = with_bias(graph)
+    if masks(graph):
+        graph = soften_masks(graph, observe(graph, samples, histograms=False))
     if options.equalise:
         graph = equalise(graph, observe(graph, samples, histograms=False))
     return Prepared(graph, observe(graph, samples, options.range != "minmax", progress), samples)
