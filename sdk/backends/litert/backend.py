@@ -6,6 +6,7 @@ the float passes, int8 after our own quantisation, with float32 inputs and outpu
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol
 
@@ -13,7 +14,7 @@ from sdk.backends.litert.legalise import legalise
 from sdk.backends.litert.writer import WRITINGS, no_operator, write
 from sdk.backends.payload import Payload, Port
 from sdk.errors import UnsupportedOp, UsageError
-from sdk.graph.ir import Graph, Tensor
+from sdk.graph.ir import Graph, Node, Tensor
 from sdk.planner.recipes import Recipe
 
 ENTRY = "model.tflite"
@@ -90,10 +91,17 @@ def int8_graph(graph: Graph, samples: Any) -> tuple[Graph, tuple[str, ...]]:
 
     ready, floats = legalise(_prepared(graph))
     ready = _prepared(ready)  # a clamp that turned out to be an activation is fused
-    names = {node.name for node in ready.nodes}
-    floats = tuple(name for name in floats if name in names)
-    made = quantise(ready, samples, QuantOptions(float_io=True, keep_float=floats))
-    return _prepared(made), floats
+    kept = tuple(node.name for node in ready.nodes if node.name in floats or _faster_in_float(ready, node))
+    made = quantise(ready, samples, QuantOptions(float_io=True, keep_float=kept))
+    return _prepared(made), kept
+
+
+def _faster_in_float(graph: Graph, node: Node) -> bool:
+    """Attention: XNNPACK has float32 kernels for these and none in int8, where LiteRT's own take four times as long as all the rest.
+
+    A softmax at the end of a model is too small to matter and stays int8.
+    """
+    return node.op in ("batch_matmul", "gelu") or (node.op in ("softmax", "log_softmax") and node.outputs[0] not in graph.outputs)
 
 
 def _int8(model: Source, samples: Any, progress: Any) -> tuple[Graph, tuple[str, ...]]:
@@ -102,8 +110,9 @@ def _int8(model: Source, samples: Any, progress: Any) -> tuple[Graph, tuple[str,
     if progress:
         progress("calibrating int8 for LiteRT")
     graph, floats = int8_graph(model.graph, samples)
-    note = (f"{len(floats)} operators of layer norms stay in float32: squares of small differences need more than 8 bits.",) if floats else ()
-    return graph, note
+    kinds = Counter(node.op for node in graph.nodes if node.name in floats)
+    names = ", ".join(f"{count} {op}" for op, count in sorted(kinds.items()))
+    return graph, (f"Left in float32, where LiteRT is fast or 8 bits too few: {names}.",) if floats else ()
 
 
 def _payload(graph: Graph, content: bytes, notes: tuple[str, ...]) -> Payload:
