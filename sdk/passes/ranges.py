@@ -1,7 +1,7 @@
 """From observed values to a scale and a zero point, in LiteRT's rules.
 
 int8: `real = scale * (q - zero_point)`, q in [-128, 127], zero exactly representable.
-int16: zero point 0, q in [-32767, 32767]. Three ways to choose the range that the integers span: everything seen
+int16: zero point 0, q in [-32767, 32767], the scale a power of two. Three ways to choose the range that the integers span: everything seen
 (`minmax`), a share of it (`percentile`), or the range of least mean square error (`mse`).
 """
 
@@ -78,7 +78,7 @@ def percentile_range(low: float, high: float, histogram: Histogram | None, perce
 
 
 def mse_range(low: float, high: float, histogram: Histogram | None, percentile: float) -> tuple[float, float]:
-    """The range inside [low, high] with the least mean square error of rounding and clipping to 8 bits."""
+    """The range inside [low, high] with the least mean square error of rounding and clipping to 8 bits, [low, high] itself included."""
     if histogram is None or histogram.counts.sum() == 0:
         return low, high
     used = np.flatnonzero(histogram.counts)
@@ -94,14 +94,13 @@ def mse_range(low: float, high: float, histogram: Histogram | None, percentile: 
 
 
 def _mse(x: np.ndarray, weights: np.ndarray, low: float, high: float) -> float:
-    """Sum of squared errors of values `x` when [low, high] is cut into 255 steps: exact clipping, uniform rounding noise inside."""
-    step = (high - low) / 255
-    if step <= 0:
+    """Sum of squared errors of values `x`, each as often as `weights` says, in the very code that [low, high] gives."""
+    if high <= low:
         return float("inf")
-    clipped = x - np.clip(x, low, high)
-    inside = clipped == 0
-    # zero is exact in every affine code, and after a ReLU most values are zero
-    return float(np.dot(weights, np.where(inside, (np.abs(x) > step / 2) * step * step / 12, clipped**2)))
+    quant = int8_quant(low, high)
+    scale, zero_point = quant.scale[0], quant.zero_point[0]
+    error = np.clip(np.rint(x / scale), -128 - zero_point, 127 - zero_point) * scale - x
+    return float(np.dot(weights, error * error))
 
 
 Chooser = Callable[[float, float, "Histogram | None", float], tuple[float, float]]
@@ -126,9 +125,16 @@ def int8_quant(low: float, high: float) -> Quant:
 
 
 def int16_quant(low: float, high: float) -> Quant:
-    """Symmetric int16 for [low, high]: zero point 0, the larger side at 32767."""
-    scale = float(np.float32(max(abs(low), abs(high)) / 32767))
-    return Quant((scale if scale >= _TINY else 1 / 32767,), (0,))
+    """Symmetric int16 for [low, high]: zero point 0, the scale the smallest power of two that holds the larger side.
+
+    Powers of two cost at most one of the eight bits more than int8 has, and buy exactness: a dense layer between two of them is
+    rescaled by its weight's scale and a shift, 24 bits of fraction, which firmware multiplies by without any rounding of its own.
+    `int16_quant(-1, 3)` is scale 2**-13: 3 is 24,576.
+    """
+    peak = max(abs(float(low)), abs(float(high)))
+    if peak / 32767 < _TINY:
+        return Quant((2.0**-15,), (0,))
+    return Quant((float(2.0 ** np.ceil(np.log2(peak / 32767))),), (0,))
 
 
 def quant_for(dtype: str, low: float, high: float) -> Quant:
