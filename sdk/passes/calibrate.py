@@ -73,7 +73,9 @@ def observe(graph: Graph, calibration: Calibration, histograms: bool = True, pro
 def runs(graph: Graph, calibration: Calibration) -> Iterator[tuple[int, dict[str, np.ndarray]]]:
     """(samples, every tensor's values [samples, ...]) batch by batch, as many samples at once as fit the memory budget."""
     for batch in calibration.batches(batch_size(graph)):
-        yield len(next(iter(batch.values()))), run(graph, batch, keep=True)
+        with np.errstate(over="ignore", invalid="ignore"):  # `observe` says so in a sentence
+            values = run(graph, batch, keep=True)
+        yield len(next(iter(batch.values()))), values
 
 
 def batch_size(graph: Graph, budget_bytes: int = _BUDGET_BYTES) -> int:
