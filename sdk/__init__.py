@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, overload
 if TYPE_CHECKING:
     from sdk.artifact import Artifact
     from sdk.model import Model
+    from sdk.planner.linux_records import LinuxPlan
     from sdk.planner.plan import Budget, Plan
     from targets.device import Device
 
@@ -43,16 +44,17 @@ def plan(device: Device | str) -> Budget:
 
 
 @overload
-def plan(device: Device | str, work: Any, **options: Any) -> Plan:
+def plan(device: Device | str, work: Any, **options: Any) -> Plan | LinuxPlan:
     """Whether and how the model fits."""
 
 
-def plan(device: Device | str, work: Any = None, **options: Any) -> Plan | Budget:
+def plan(device: Device | str, work: Any = None, **options: Any) -> Plan | LinuxPlan | Budget:
     """What `device` has to spend or, given a model, whether the model fits and how it will lie in memory.
 
     device: a name (`embarq devices`), the path of a device file, or a `Device`.
     work: a `Model`, or anything `load` takes without an example.
-    options: see `sdk.planning.plan_model`: calibration, precision, keep_input, quant, vectors, compiler, order, in_place.
+    options: see `sdk.planning.plan_model`: calibration, precision, quant, keep_input, in_place, vectors, compiler; for Linux devices
+    also backend, threads, evaluation, accuracy_drop_points, target.
     Never raises for "too big": look at `plan.fits`, `plan.shortfall` and `plan.mends`.
     """
     from sdk.planning import plan_device, plan_model
@@ -60,7 +62,7 @@ def plan(device: Device | str, work: Any = None, **options: Any) -> Plan | Budge
     return plan_device(device, **options) if work is None else plan_model(device, work, **options)
 
 
-def compile(plan: Plan, progress: Callable[[str], None] | None = None) -> Artifact:
+def compile(plan: Plan | LinuxPlan, progress: Callable[[str], None] | None = None) -> Artifact:
     """Write the artifact that `plan` describes; it decides nothing itself.
 
     progress: called with one short line per thing done.

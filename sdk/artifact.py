@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,11 @@ from sdk.golden import FLOAT_TOLERANCE, Golden, make_golden, npy_array, npy_byte
 from sdk.graph.ir import Graph, Tensor
 
 if TYPE_CHECKING:
+    from sdk.backends.payload import Payload, Port
+    from sdk.planner.linux_records import LinuxPlan, Measured
     from sdk.planner.plan import Plan
+    from sdk.planner.recipes import Recipe
+    from sdk.remote import RemoteSession
     from sdk.session import Session
     from targets.device import Device
 
@@ -63,16 +67,26 @@ class Artifact:
         write_bundle(path, self.manifest, self.files)
         return path
 
-    def flash(self, target: str = "emulator", *, progress: Progress | None = None, verify: bool = True) -> Session:
-        """Put the artifact on a board and prove it there: a running `Session`.
+    @property
+    def is_linux(self) -> bool:
+        """True for an artifact that an engine on a Linux device runs, false for a microcontroller's."""
+        return "recipe" in self.manifest
 
-        target: "emulator" (the device of the plan, emulated), a serial port ("/dev/ttyACM0", "COM3") or "socket://host:port".
-        Behind a port, the firmware must already be on the board: write `firmware/model.bin` (or .uf2) with the board's own tool.
-        Raises `VerificationFailed` naming the first layer that differs, `LinkError` when nothing answers, `BoardFault` on a crash.
+    def flash(self, target: str | None = None, *, progress: Progress | None = None, verify: bool = True) -> Session | RemoteSession:
+        """Put the artifact on its device and prove it there: a running session.
+
+        target, for a microcontroller: "emulator" (the default: the plan's device, emulated), a serial port ("/dev/ttyACM0", "COM3")
+        or "socket://host:port". Behind a port, the firmware must already be on the board: write `firmware/model.bin` (or .uf2) with
+        the board's own tool. For a Linux device: "local" (the default: this computer) or "ssh://user@host".
+        Raises `VerificationFailed` naming the first layer or output that differs, `LinkError` when nothing answers, `BoardFault`.
         """
+        if self.is_linux:
+            from sdk.remote import open_remote
+
+            return open_remote(self, target or "local", progress, verify=verify)
         from sdk.session import open_session
 
-        session = open_session(self, target)
+        session = open_session(self, target or "emulator")
         if verify:
             try:
                 session.verify(progress=progress).check()
@@ -103,8 +117,15 @@ def _tensor(entry: Mapping[str, Any]) -> Tensor:
         raise UsageError(f"the artifact's manifest describes an input or output wrongly ({error}); compile it again") from error
 
 
-def compile_plan(plan: Plan, progress: Progress | None = None) -> Artifact:
-    """Everything `plan` describes, built. Raises `DoesNotFit`, `ToolError`, `UnsupportedOp`."""
+def compile_plan(plan: Plan | LinuxPlan, progress: Progress | None = None) -> Artifact:
+    """Everything `plan` describes, built. Raises `DoesNotFit`, `ToolError`, `UnsupportedOp`, `VerificationFailed`."""
+    from sdk.planner.linux_records import LinuxPlan
+
+    if isinstance(plan, LinuxPlan):
+        from sdk.linux import compile_linux
+        from sdk.remote import open_remote
+
+        return compile_linux(plan, linux_artifact, lambda artifact, target: open_remote(artifact, target, verify=False), progress)
     if not plan.fits:
         raise DoesNotFit(_does_not_fit(plan))
     tell = progress or (lambda _: None)
@@ -187,6 +208,51 @@ def _manifest(plan: Plan, golden: Golden, emitted: Any, files: Mapping[str, byte
         "versions": _versions(plan.compiler),
         "files": {name: file_entry(content) for name, content in sorted(files.items())},
     }
+
+
+def linux_artifact(plan: LinuxPlan, recipe: Recipe, payload: Payload, golden: Golden, tolerance: float, measured: Sequence[Measured] = ()) -> Artifact:
+    """The artifact of one recipe: the engine's files, golden vectors, the plan and what was measured when the recipe was chosen."""
+    from sdk.planner.linux_report import linux_html
+
+    files = {f"payload/{name}": content for name, content in payload.files.items()}
+    files.update(_golden_files(golden))
+    files["plan.json"] = canonical_json({**plan.to_dict(), "measured": [row.to_dict() for row in measured]})
+    files["report.html"] = linux_html(plan, measured).encode()
+    files["sbom.cdx.json"] = canonical_json(_linux_sbom(plan, payload))
+    files.update(_device_files(plan.device))
+    chosen = next((row for row in measured if row.verdict == "chosen"), None)
+    options = {**payload.options, **recipe.options}
+    content = {
+        "format": FORMAT, "version": VERSION, "name": plan.name, "device": plan.device.name, "backend": recipe.engine,
+        "recipe": {"engine": recipe.engine, "precision": recipe.precision, "threads": recipe.threads, "options": options},
+        "entry": f"payload/{payload.entry}", "requires": dict(payload.requires), "machine": "any",
+        "inputs": [_port(port) for port in payload.inputs], "outputs": [_port(port) for port in payload.outputs], "steps": [],
+        "golden": {"vectors": len(golden), "tolerance": tolerance, "step_crc32": [[] for _ in golden.inputs]},
+        "cost": {
+            "file_bytes": sum(map(len, payload.files.values())), "macs": plan.base.macs, "median_ms": chosen and chosen.median_ms,
+            "peak_rss_bytes": chosen and chosen.peak_rss_bytes, "measured_on": chosen and chosen.where,
+        },
+        "notes": list(payload.notes), "versions": _linux_versions(payload),
+    }  # fmt: skip
+    content["files"] = {name: file_entry(data) for name, data in sorted(files.items())}
+    return Artifact(content, files, plan.device)
+
+
+def _port(port: Port) -> dict[str, Any]:
+    return {"name": port.name, "dtype": port.dtype, "shape": list(port.shape), "scale": port.scale, "zero_point": port.zero_point}
+
+
+def _linux_versions(payload: Payload) -> dict[str, str]:
+    import sdk
+
+    return {"embarq": sdk.__version__, **payload.requires}
+
+
+def _linux_sbom(plan: LinuxPlan, payload: Payload) -> dict[str, Any]:
+    """A CycloneDX 1.5 bill: the model, and the packages that the device must have to run it."""
+    parts = [{"type": "library", "name": name, "version": version, "purl": f"pkg:pypi/{name}@{version}"} for name, version in sorted(payload.requires.items())]
+    model = {"type": "machine-learning-model", "name": plan.name, "version": "1"}
+    return {"bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1, "metadata": {"component": model}, "components": parts}
 
 
 def _versions(compiler: str) -> dict[str, str]:

@@ -17,9 +17,11 @@ if TYPE_CHECKING:
     from sdk.data import Calibration
     from sdk.passes.quant_report import QuantReport
     from sdk.passes.quantise import QuantOptions
+    from sdk.planner.linux_records import LinuxPlan
     from sdk.planner.plan import Budget, Plan
 
 PRECISIONS = ("auto", "int8", "float32")
+LINUX_OPTIONS = ("backend", "threads", "evaluation", "accuracy_drop_points", "target")
 Progress = Callable[[str], None]
 
 
@@ -43,7 +45,8 @@ def plan_model(
     vectors: Sequence[Any] = (),
     compiler: str = "zig",
     progress: Progress | None = None,
-) -> Plan:
+    **linux: Any,
+) -> Plan | LinuxPlan:
     """Decide everything about running `work` on `device`.
 
     calibration: real inputs for quantising a float model: an array [n, ...], a folder, a `.npy`/`.npz` file or a generator.
@@ -54,10 +57,19 @@ def plan_model(
     in_place: let an output overlap its dying input wherever the kernel allows it.
     vectors: inputs to verify with; by default random ones and, where there are some, two calibration samples.
     compiler: "zig" (reproducible everywhere) or "gcc" (arm-none-eabi-gcc on PATH).
+    linux: for Linux devices only. backend: "auto", "onnx", "litert", "executorch" or "tensorrt". threads: a number, or several to
+    try (one and all cores by default). evaluation: (inputs [n, ...], labels [n]) to judge accuracy by. accuracy_drop_points: how
+    much of it a faster recipe may cost (1.0). target: where candidates are measured, "local" or "ssh://user@host".
     Raises `UnsupportedOp` for an op the device cannot compute, `UsageError` and `DataError` for bad options and data.
     """
     board = load_device(device)
     model = load(work)
+    if board.kind == "linux":
+        from sdk.linux import plan_linux
+
+        _refuse_options(linux, LINUX_OPTIONS, board)
+        return plan_linux(board, model, calibration=calibration, precision=precision, vectors=vectors, progress=progress, **linux)
+    _refuse_options(linux, (), board)
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r} is not known; choose one of {', '.join(PRECISIONS)}")
     ready = _prepare(model, calibration, precision, _options(quant), progress)
@@ -74,6 +86,14 @@ def plan_model(
         vectors=_vectors(ready.graph, vectors) or ready.vectors(),
         quant_report=ready.report() if quant_report else None,
     )
+
+
+def _refuse_options(given: Mapping[str, Any], known: Sequence[str], board: Device) -> None:
+    """Raises UsageError for an option that `sdk.plan` does not have, or not for this kind of device."""
+    for name in given:
+        if name not in known:
+            here = f"; {name} is for Linux devices and {board.name} is a microcontroller, so leave it out" if name in LINUX_OPTIONS else "; see help(sdk.plan)"
+            raise UsageError(f"sdk.plan has no option {name!r} for {board.name}{here}")
 
 
 @dataclass(frozen=True)

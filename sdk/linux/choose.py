@@ -1,0 +1,204 @@
+"""`compile` for Linux devices: build every candidate, prove it, measure all in turns in one run, keep the fastest that is accurate enough."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any
+
+import numpy as np
+
+from sdk.backends.payload import Payload
+from sdk.errors import DoesNotFit, EmbarqError, UnsupportedOp, VerificationFailed
+from sdk.golden import Golden
+from sdk.linux.evaluate import answers, share_right
+from sdk.linux.source import Arrays, reference
+from sdk.planner.linux_records import Evaluation, LinuxPlan, Measured
+from sdk.planner.recipes import Recipe
+
+Progress = Callable[[str], None]
+#: Writes the artifact of one recipe: `sdk.artifact.linux_artifact`.
+Make = Callable[[LinuxPlan, Recipe, Payload, Golden, float, Sequence[Measured]], Any]
+
+#: Largest difference of a float payload from its source, relative to the output's largest value: other engines, other order of sums.
+FLOAT_TOLERANCE = 1e-3
+#: The same for half floats, and for integers on another machine's kernels, which round some values to the neighbouring step.
+ROUNDED_TOLERANCE = 5e-2
+#: Rounds of measuring in turns; in each, every candidate left runs for about `ROUND_MS`.
+ROUNDS, ROUND_MS = 7, 300.0
+#: After the first round, candidates this much slower than the fastest are dropped: noise does not reach so far.
+RACE_FACTOR = 1.6
+
+
+@dataclass
+class _Racer:
+    """A candidate on its way: what it was built to, a session that runs it, what it answered, its times by round."""
+
+    recipe: Recipe
+    payload: Payload
+    golden: Golden
+    tolerance: float
+    session: Any = None
+    accuracy: float | None = None
+    rounds: list[float] = field(default_factory=list)
+    peak_rss_bytes: int | None = None
+    engine_version: str = ""
+    out: str | None = None  # why it is no longer in the race
+
+    @property
+    def median_ms(self) -> float:
+        """The middle of the rounds' medians; infinite before the first."""
+        return float(np.median(self.rounds)) if self.rounds else float("inf")
+
+
+def compile_linux(plan: LinuxPlan, make: Make, open_session: Callable[[Any, str], Any], progress: Progress | None = None) -> Any:
+    """The artifact of the fastest recipe of `plan` that is accurate enough.
+
+    make: writes the artifact of one recipe; open_session: starts an artifact on a target, unproved. Both stand on a floor above.
+    Raises `DoesNotFit`, `UnsupportedOp` when no engine could build the model, `VerificationFailed` when none computes what the
+    source does, or none is accurate enough.
+    """
+    if not plan.fits:
+        over = "; ".join(str(s) for s in plan.shortfall)
+        raise DoesNotFit(f"{plan.name} does not fit {plan.device.name}: {over}; try: {plan.mends[0] if plan.mends else 'a smaller model'}")
+    tell = progress or (lambda _: None)
+    run = reference(plan.model)
+    racers = _build(plan, tuple(run(v) for v in plan.vectors), tell)
+    try:
+        source = _race(plan, racers, run, make, open_session, tell)
+    finally:
+        for racer in racers:
+            if racer.session is not None:
+                racer.session.close()
+    best = _best(plan, racers, source)
+    rows = [_row(plan, racer, racer is best, source) for racer in racers]
+    return make(plan, best.recipe, best.payload, best.golden, best.tolerance, rows)
+
+
+def _build(plan: LinuxPlan, wanted: Sequence[Arrays], tell: Progress) -> list[_Racer]:
+    """Every kept recipe with its payload, which serves all thread counts. A recipe whose export fails is told, not fatal."""
+    payloads: dict[tuple[str, str], Payload] = {}
+    failures: dict[str, str] = {}
+    racers = []
+    for recipe in (c.recipe for c in plan.kept):
+        key = (recipe.engine, recipe.precision)
+        if key not in payloads and "/".join(key) not in failures:
+            tell(f"building {recipe.engine} {recipe.precision}")
+            try:
+                payloads[key] = import_module(f"sdk.backends.{recipe.engine}").emit(plan.model, recipe, plan.calibration or (), tell)
+            except EmbarqError as error:
+                failures["/".join(key)] = str(error)
+        if key in payloads:
+            golden = Golden(tuple(plan.vectors), tuple(wanted), tuple(() for _ in plan.vectors))
+            exact = recipe.precision == "float32" and not plan.model.is_quantised
+            racers.append(_Racer(recipe, payloads[key], golden, FLOAT_TOLERANCE if exact else ROUNDED_TOLERANCE))
+    if not racers:
+        told = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+        raise UnsupportedOp(f"no engine could build {plan.name}: {told}")
+    return racers
+
+
+def _race(plan: LinuxPlan, racers: Sequence[_Racer], run: Any, make: Make, open_session: Any, tell: Progress) -> float | None:
+    """Start, prove, judge and time every racer; the source's own accuracy (None where nothing judges)."""
+    for racer in racers:
+        tell(f"starting {racer.recipe}")
+        try:
+            racer.session = open_session(make(plan, racer.recipe, racer.payload, racer.golden, racer.tolerance, ()), plan.target)
+            racer.engine_version = str(racer.session.info().get("engine_version", ""))
+            _prove(racer)
+        except EmbarqError as error:
+            racer.out = str(error)
+    source = _judge(plan, racers, run, tell)
+    if sum(r.out is None for r in racers) > 1:
+        _time(racers, tell)
+    for racer in racers:
+        if racer.out is None or racer.rounds:
+            tell(f"peak memory of {racer.recipe}")
+            found = racer.session.bench(repeats=_repeats(racer.median_ms, ROUND_MS), warmup=2, fresh=True)
+            racer.peak_rss_bytes = found.peak_rss_bytes
+            racer.rounds = racer.rounds or [found.median_ms]
+    return source
+
+
+def _prove(racer: _Racer) -> None:
+    """A float payload gives the source's outputs; a quantised one's own outputs become its golden ones, for other machines to meet."""
+    found = [racer.session.run(*vector) for vector in racer.golden.inputs]
+    outputs = tuple(tuple(y) if isinstance(y, tuple) else (y,) for y in found)
+    for number, (got, wanted) in enumerate(zip(outputs, racer.golden.outputs, strict=True)):
+        for index, (g, w) in enumerate(zip(got, wanted, strict=True)):
+            if g.shape != w.shape or not np.isfinite(g.astype(np.float64)).all():
+                raise VerificationFailed(f"output {index} of {racer.recipe} has shape {list(g.shape)} or is not finite; the source gives {list(w.shape)}")
+            difference = float(np.max(np.abs(g.astype(np.float64) - w)) / max(float(np.max(np.abs(w))), 1e-6)) if w.size else 0.0
+            if racer.recipe.precision == "float32" and difference > racer.tolerance:
+                raise VerificationFailed(
+                    f"{racer.recipe} differs from the source by {difference:.1e} of the largest value of output {index}, vector {number} "
+                    f"(allowed {racer.tolerance:.0e}); the export is wrong, so choose another backend"
+                )
+    if racer.recipe.precision != "float32":
+        racer.golden = Golden(racer.golden.inputs, outputs, racer.golden.crcs)
+
+
+def _judge(plan: LinuxPlan, racers: Sequence[_Racer], run: Any, tell: Progress) -> float | None:
+    """Accuracy of the source and of every payload; thread counts share one answer, for they share the file."""
+    if plan.evaluation is None:
+        return None
+    total = len(plan.evaluation.samples)
+    given = answers(run, plan.evaluation, lambda n: tell(f"the source's answers: {n} of {total}"))
+    source = share_right(given, plan.evaluation, given)
+    known: dict[int, float] = {}
+    for racer in racers:
+        if racer.out is not None:
+            continue
+        if id(racer.payload) not in known:
+            known[id(racer.payload)] = share_right(_answers_of(racer, plan.evaluation, tell), plan.evaluation, given)
+        racer.accuracy = known[id(racer.payload)]
+        drop = 100 * (source - racer.accuracy)
+        if drop > plan.accuracy_drop_points:
+            racer.out = f"loses {drop:.2f} points, more than the {plan.accuracy_drop_points:g} allowed"
+    return source
+
+
+def _answers_of(racer: _Racer, evaluation: Evaluation, tell: Progress) -> np.ndarray:
+    total = len(evaluation.samples)
+    return answers(lambda x: racer.session.run(*x), evaluation, lambda n: tell(f"{racer.recipe}: {n} of {total} samples"))
+
+
+def _time(racers: Sequence[_Racer], tell: Progress) -> None:
+    """Rounds in which every racer runs in turn, so that what disturbs the machine disturbs all alike."""
+    for number in range(ROUNDS):
+        racing = [r for r in racers if r.out is None]
+        for racer in racing:
+            tell(f"round {number + 1} of {ROUNDS}: {racer.recipe}")
+            if not racer.rounds:  # how fast is it? not counted: caches and thread pools are cold
+                racer.rounds = [racer.session.bench(repeats=3, warmup=2).median_ms]
+            found = racer.session.bench(repeats=_repeats(racer.median_ms, ROUND_MS), warmup=1).median_ms
+            racer.rounds = [*racer.rounds, found] if number else [found]
+        fastest = min((r.median_ms for r in racing), default=0.0)
+        for racer in racing:
+            if racer.median_ms > RACE_FACTOR * fastest:
+                racer.out = f"{racer.median_ms / fastest:.2f}x the time of the fastest"
+
+
+def _repeats(each_ms: float, total_ms: float) -> int:
+    """Inferences that take about `total_ms`: 3 to 200."""
+    return max(3, min(200, round(total_ms / max(each_ms, 1e-3)))) if np.isfinite(each_ms) else 10
+
+
+def _best(plan: LinuxPlan, racers: Sequence[_Racer], source: float | None) -> _Racer:
+    """The fastest left. On a Jetson that cannot be reached the first TensorRT recipe: nothing here tells its speed."""
+    left = [r for r in racers if r.out is None]
+    if not left:
+        reasons = "; ".join(f"{r.recipe} {r.out}" for r in racers)
+        mend = "allow more (accuracy_drop_points), give more calibration data, or precision='auto'" if source is not None else "choose another backend"
+        raise VerificationFailed(f"no recipe of {plan.name} can be kept: {reasons}; {mend}")
+    jetson = [r for r in left if r.recipe.engine == "tensorrt"] if plan.target == "local" else []
+    return jetson[0] if jetson else min(left, key=lambda r: r.median_ms)
+
+
+def _row(plan: LinuxPlan, racer: _Racer, chosen: bool, source: float | None) -> Measured:
+    where = "this computer" if plan.target == "local" else plan.target
+    size = sum(map(len, racer.payload.files.values()))
+    verdict = "chosen" if chosen else racer.out or "slower"
+    measured = round(racer.median_ms, 4) if racer.rounds else None
+    return Measured(racer.recipe, measured, racer.peak_rss_bytes, racer.accuracy, source, size, racer.engine_version, where, verdict)

@@ -1,0 +1,173 @@
+"""`plan` for Linux devices: which recipes could run the model, what each would take, which are ruled out and why."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from importlib import import_module
+from typing import Any
+
+from sdk.data import Calibration, read
+from sdk.errors import EmbarqError, UnsupportedOp, UsageError
+from sdk.linux.evaluate import evaluation_of
+from sdk.model import Model
+from sdk.planner.linux_records import Candidate, LinuxPlan
+from sdk.planner.recipes import ENGINES, Recipe
+from sdk.planner.records import Mend, Plan
+from targets.device import Device
+
+CALIBRATION_SAMPLES = 256
+PRECISIONS = ("auto", "float32", "int8", "dynamic-int8", "float16")
+Progress = Callable[[str], None]
+
+
+def plan_linux(
+    device: Device,
+    model: Model,
+    *,
+    backend: str = "auto",
+    precision: str = "auto",
+    threads: int | Sequence[int] | None = None,
+    calibration: Any = None,
+    evaluation: Any = None,
+    accuracy_drop_points: float = 1.0,
+    target: str = "local",
+    vectors: Sequence[Any] = (),
+    progress: Progress | None = None,
+) -> LinuxPlan:
+    """The recipes for `model` on `device`; arguments as in `sdk.planning.plan_model`.
+
+    Raises `UnsupportedOp` when every engine refuses the model, `UsageError` and `DataError` for bad options and data.
+    """
+    from sdk.planner.assess import main_memory
+
+    _check(device, backend, precision, accuracy_drop_points)
+    tell = progress or (lambda _: None)
+    samples = None if calibration is None else read(calibration, model.graph, CALIBRATION_SAMPLES)
+    judged = evaluation_of(model, evaluation, samples)
+    tell("lifetimes")
+    base = _base(device, model)
+    candidates = []
+    for recipe in recipes(device, model, backend, precision, threads, samples is not None):
+        tell(recipe.name)
+        candidates.append(_candidate(device, model, base, recipe, samples))
+    _refuse_if_none(model, device, candidates)
+    made = LinuxPlan(
+        name=model.name, device=device, model=model, base=base, candidates=tuple(candidates), memory_bytes=main_memory(device).usable_bytes,
+        accuracy_drop_points=accuracy_drop_points, calibration=samples, evaluation=judged, target=target,
+        decisions=tuple(_decisions(device, model, samples, judged, candidates, accuracy_drop_points)), vectors=_vectors(model, vectors, samples),
+    )  # fmt: skip
+    return made if made.fits else _with_mends(made, precision)
+
+
+def recipes(device: Device, model: Model, backend: str, precision: str, threads: int | Sequence[int] | None, calibrated: bool) -> Iterator[Recipe]:
+    """Every recipe to look at: engines in the device's order, precisions as asked, one thread and all cores unless told."""
+    engines = [backend] if backend != "auto" else [e for e in device.backends if e in ENGINES]
+    counts = sorted({1, sum(c.count for c in device.cores)}) if threads is None else [threads] if isinstance(threads, int) else list(threads)
+    for engine in engines:
+        for each in _precisions(model, precision, calibrated, engine):
+            for count in counts:
+                yield Recipe(engine, each, int(count))
+
+
+def _precisions(model: Model, asked: str, calibrated: bool, engine: str) -> tuple[str, ...]:
+    if model.is_quantised:
+        return ("int8",)
+    if asked != "auto":
+        return (asked,)
+    half = ("float16",) if engine == "tensorrt" else ()
+    return ("float32", *half, *(("int8", "dynamic-int8") if calibrated else ()))
+
+
+def _check(device: Device, backend: str, precision: str, drop: float) -> None:
+    known = [e for e in device.backends if e in ENGINES]
+    if backend != "auto" and backend not in known:
+        raise UsageError(f"{device.name} has no backend {backend!r}; choose one of {', '.join(known)} or auto")
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision {precision!r} is not known; choose one of {', '.join(PRECISIONS)}")
+    if not 0 <= drop <= 100:
+        raise UsageError(f"accuracy_drop_points is {drop}; give percentage points from 0 to 100")
+
+
+def _base(device: Device, model: Model) -> Plan:
+    """Order and lifetimes of the model's own graph; engines reuse buffers much as the planner does."""
+    from sdk.passes.pipeline import prepare
+    from sdk.planner.plan import make_plan
+
+    return make_plan(device, prepare(model.graph), name=model.name, mends=False)
+
+
+def _candidate(device: Device, model: Model, base: Plan, recipe: Recipe, samples: Calibration | None) -> Candidate:
+    from sdk.planner.engine_cost import latency, peak_memory
+
+    refusal = _refusal(model, recipe, samples)
+    if refusal is not None:
+        return Candidate(recipe, refusal=refusal)
+    return Candidate(recipe, peak_memory(base, recipe, device), latency(base, recipe, device))
+
+
+def _refusal(model: Model, recipe: Recipe, samples: Calibration | None) -> str | None:
+    if model.is_quantised and recipe.engine != "litert":
+        return f"{model.name} came quantised for LiteRT; {recipe.engine} would have to quantise it anew, so load the float model for it"
+    if recipe.precision == "int8" and samples is None and not model.is_quantised:
+        return "int8 needs calibration data; give calibration=, a few hundred real inputs"
+    try:
+        backend = import_module(f"sdk.backends.{recipe.engine}")
+        return backend.refusal(model, recipe)  # type: ignore[no-any-return]
+    except EmbarqError as error:
+        return str(error)
+
+
+def _refuse_if_none(model: Model, device: Device, candidates: Sequence[Candidate]) -> None:
+    if any(c.refusal is None for c in candidates):
+        return
+    reasons: dict[str, str] = {}
+    for c in candidates:
+        reasons.setdefault(str(c.refusal), c.recipe.engine)
+    told = "; ".join(f"{engine}: {reason}" for reason, engine in reasons.items()) or f"{device.name} has none of {', '.join(ENGINES)}"
+    raise UnsupportedOp(f"no engine of {device.name} takes {model.name}: {told}")
+
+
+def _decisions(
+    device: Device, model: Model, samples: Calibration | None, judged: Any, candidates: Sequence[Candidate], drop: float
+) -> Iterator[str]:
+    kept = [c for c in candidates if c.refusal is None]
+    tried = f"{len(kept)} of {len(candidates)} recipes are tried"
+    yield f"{tried}: compile builds each, measures them in turns in one run and keeps the fastest that is accurate enough."
+    if samples is not None:
+        yield f"Every engine is calibrated on the same {samples.count} samples."
+    elif not model.is_quantised:
+        yield "Only float32 is tried, because no calibration data was given; give some to have int8 tried too."
+    if judged is not None:
+        yield f"A recipe may lose {drop:g} points of {judged.name}."
+    reasons: dict[str, list[str]] = {}
+    for c in candidates:
+        if c.refusal is not None:
+            reasons.setdefault(c.refusal, []).append(c.recipe.name)
+    for reason, names in reasons.items():
+        yield f"{', '.join(names)} is out: {reason}."
+    if any(c.recipe.engine == "tensorrt" for c in kept):
+        yield f"TensorRT builds its engine on the {device.name} itself, at the first start; until then nothing is known of its speed there."
+
+
+def _vectors(model: Model, vectors: Sequence[Any], samples: Calibration | None) -> tuple[tuple[Any, ...], ...]:
+    """Inputs to prove with: the user's, else two calibration samples, and a random one where the inputs are real numbers."""
+    from sdk.golden import check_input, random_inputs
+
+    graph = model.graph
+    given = [v if isinstance(v, (tuple, list)) else (v,) for v in vectors]
+    if not given and samples is not None:
+        given = [tuple(row[n] for n in graph.inputs) for row in (samples.load(i) for i in range(min(2, samples.count)))]
+    rows = [tuple(check_input(graph[n], part) for n, part in zip(graph.inputs, row, strict=True)) for row in given]
+    if rows and any(graph[n].dtype != "float32" for n in graph.inputs):
+        return tuple(rows)
+    return tuple(rows + random_inputs(graph, 1 if rows else 3))
+
+
+def _with_mends(plan: LinuxPlan, precision: str) -> LinuxPlan:
+    from dataclasses import replace
+
+    mends = []
+    if precision in ("auto", "float32") and plan.calibration is None and not plan.model.is_quantised:
+        mends.append(Mend("quantise to int8 (give calibration=): a quarter of the bytes of weights and activations", False, 0, 0, {"precision": "int8"}))
+    mends.append(Mend("choose a smaller model, or a device with more memory (embarq devices)", False, 0, 0))
+    return replace(plan, mends=tuple(mends))
