@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -555,3 +556,12 @@ def test_every_jetson_of_the_device_files_is_known():
     files = {p.stem for p in (ROOT / "targets" / "linux").glob("jetson-*.toml")}
     assert files == set(DEVICES)
     assert all(j.tensorrt in RELEASES for j in DEVICES.values())
+
+
+def test_the_example_of_the_documentation_runs(capsys):
+    pytest.importorskip("torch")
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "jetson.md").read_text(encoding="utf-8"), re.DOTALL)
+    assert len(blocks) == 2
+    exec(compile("\n".join(blocks), "docs/jetson.md", "exec"), {})
+    told = capsys.readouterr().out
+    assert "['fp16', 'int8']" in told and "3 layers are int8" in told and "every rule is kept" in told

@@ -41,7 +41,8 @@ class Served:
         manifest, engine = self.bundle.manifest, self.engine
         return {
             "protocol": PROTOCOL, "name": manifest["name"], "plan_id": manifest.get("plan_id"), "engine": engine.name, "engine_version": engine.version,
-            "threads": self.bundle.threads, "inputs": manifest["inputs"], "outputs": manifest["outputs"], "machine": machine(),
+            "engine_note": getattr(engine, "note", ""), "threads": self.bundle.threads,
+            "inputs": manifest["inputs"], "outputs": manifest["outputs"], "machine": machine(),
             "python": platform.python_version(), "system": platform.platform(), "cores": os.cpu_count(), "versions": engines.versions(),
             "pid": os.getpid(), **self.memory_steps,
         }  # fmt: skip

@@ -94,7 +94,8 @@ def emit(model: Any, recipe: Recipe, samples: Any = (), progress: Callable[[str]
     content = _bytes(made, model)
     inputs, outputs = ports(made)
     # no package is required: without TensorRT the device falls back to ONNX Runtime, and says so
-    return Payload({"model.onnx": content}, "model.onnx", inputs, outputs, {}, _build_options(recipe, release, len(content)), tuple(notes))
+    options = {**_build_options(recipe, release, len(content)), "dtypes": {p.name: p.dtype for p in (*inputs, *outputs)}}
+    return Payload({"model.onnx": content}, "model.onnx", inputs, outputs, {}, options, tuple(notes))
 
 
 def _built_there(release: Release) -> str:
