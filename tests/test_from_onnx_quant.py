@@ -169,6 +169,15 @@ def test_moves_keep_every_integer(op: str, shape: tuple[int, ...], weights: list
     assert np.array_equal(run(graph, [x])["y"], reference(content, [x])[0])
 
 
+@pytest.mark.parametrize("mode", ["nearest", "linear"])
+def test_resize_of_integers(mode: str) -> None:
+    """QLinear models resize the integers themselves."""
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("Resize", ["q", "", "n"], ["m"], mode=mode), node("DequantizeLinear", ["m", "s", "z"], ["y"])]
+    content = model(nodes, {"x": (1, 3, 4, 6)}, {"s": F32(0.05), "z": np.array(120, np.uint8), "n": np.array([1, 1, 2, 2], F32)})
+    graph, apart = steps_apart(content, [rand(1, 3, 4, 6)], 0.05)
+    assert not float_nodes(graph) and apart <= 1 + 1e-3
+
+
 # ---- what stays in real numbers ----------------------------------------------------------------------------------
 
 

@@ -130,6 +130,21 @@ def resized(call: Call, size: Sequence[int], scales: Sequence[float], mode: str,
     raise Unknown
 
 
+def _on_integers(handler: Handler) -> Handler:
+    """A handler of real numbers on integers that have a scale: converted before and, with the same scale, behind it."""
+
+    def outer(call: Call) -> Any:
+        x = call.x()
+        tensor = call.b[x]
+        if tensor.quant is None:
+            return handler(call)
+        real = call.b.op("dequantize", x)
+        made = handler(Call(call.walk, call.node, (real, *call.inputs[1:]), call.attrs))
+        return call.b.op("quantize", made, quant=tensor.quant, dtype=tensor.dtype)
+
+    return outer
+
+
 def _nearest(call: Call, x: str, index: Sequence[np.ndarray], target: cf.Pair) -> str:
     """resize_nearest where one of its modes picks the same pixels, else a gather along each dimension."""
     shape, b = call.shape(), call.b
@@ -177,6 +192,6 @@ HANDLERS: dict[str, Handler] = {
     "AveragePool": _avg_pool,
     "GlobalAveragePool": _global("mean"),
     "GlobalMaxPool": _global("reduce_max"),
-    "Resize": _resize,
-    "Upsample": _upsample,
+    "Resize": _on_integers(_resize),
+    "Upsample": _on_integers(_upsample),
 }
