@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Any, Protocol
 
 from sdk.backends.litert.legalise import legalise
+from sdk.backends.litert.names import keep_names
 from sdk.backends.litert.writer import WRITINGS, no_operator, write
 from sdk.backends.payload import Payload, Port
 from sdk.errors import UnsupportedOp, UsageError
@@ -80,9 +81,10 @@ def emit(model: Source, recipe: Recipe, samples: Any = (), progress: Any = None)
 
 
 def _prepared(graph: Graph) -> Graph:
+    """After the passes, with inputs and outputs under their names."""
     from sdk.passes.pipeline import prepare
 
-    return prepare(graph)
+    return keep_names(prepare(graph), graph.outputs)
 
 
 def int8_graph(graph: Graph, samples: Any) -> tuple[Graph, tuple[str, ...]]:
@@ -93,7 +95,7 @@ def int8_graph(graph: Graph, samples: Any) -> tuple[Graph, tuple[str, ...]]:
     ready = _prepared(ready)  # a clamp that turned out to be an activation is fused
     kept = tuple(node.name for node in ready.nodes if node.name in floats or _faster_in_float(ready, node))
     made = quantise(ready, samples, QuantOptions(float_io=True, keep_float=kept))
-    return _prepared(made), kept
+    return keep_names(_prepared(made), graph.outputs), kept
 
 
 def _faster_in_float(graph: Graph, node: Node) -> bool:

@@ -155,8 +155,30 @@ def avg_pool2d(sheet: Sheet, node: Node) -> None:
         _pool(sheet, node, "AVERAGE_POOL_2D", pad_image(sheet, node, x.name, padding), VALID, node.outputs[0])
     elif padding == _NONE or padding == same_padding(x.shape[1:3], tuple(node.attrs["kernel"]), tuple(node.attrs["stride"]), (1, 1)):
         _pool(sheet, node, "AVERAGE_POOL_2D", x.name, VALID if padding == _NONE else SAME, node.outputs[0])
+    elif x.dtype == "float32":
+        _uncounted_pool(sheet, node, padding)
     else:
-        raise sheet.refuse(node, f"has no average pool that leaves the padding {padding} out of the mean; count the padding, or choose the engine onnx")
+        raise sheet.refuse(node, f"has no {x.dtype} average pool that leaves the padding {padding} out of the mean; quantise the model by embarq")
+
+
+def uncounted_factor(x: tuple[int, ...], node: Node) -> np.ndarray:
+    """[1, OH, OW, 1] float32: values in a whole window over those inside the image, by which a mean over a zero border is too small."""
+    inside = []
+    for i in (0, 1):
+        kernel, stride, (low, high) = node.attrs["kernel"][i], node.attrs["stride"][i], node.attrs["padding"][i]
+        first = np.arange(0, x[1 + i] + low + high - kernel + 1, stride) - low
+        inside.append(np.minimum(first + kernel, x[1 + i]) - np.maximum(first, 0))
+    area = node.attrs["kernel"][0] * node.attrs["kernel"][1]
+    return (area / np.outer(*inside)).astype(np.float32)[None, :, :, None]
+
+
+def _uncounted_pool(sheet: Sheet, node: Node, padding: tuple) -> None:
+    """A float mean that leaves out a border which SAME does not describe: over zeros, then made larger at the edges."""
+    x, out = sheet[node.inputs[0]], node.outputs[0]
+    mean = sheet.like(f"{out}.mean", out)
+    _pool(sheet, node.with_attrs(activation="none"), "AVERAGE_POOL_2D", pad_image(sheet, node, x.name, padding), VALID, mean)
+    factor = sheet.const("factor", uncounted_factor(x.shape, node), "float32")
+    sheet.add("MUL", (mean, factor), out, Options(21, {0: activation(node)}))
 
 
 def _offset_pool(sheet: Sheet, node: Node, padding: tuple) -> None:

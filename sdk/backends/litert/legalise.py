@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from sdk.backends.litert.layers import same_padding, uncounted_factor
 from sdk.graph.ir import Graph, Node, Tensor
 from sdk.graph.ops import OPS
 
@@ -126,14 +127,22 @@ def _layer_norm(r: _Rewriting, node: Node) -> None:
 
 
 def _avg_pool(r: _Rewriting, node: Node) -> None:
-    """A counted border is written out; where there is none, counting it makes no difference, but another rounding of integers."""
+    """A border that LiteRT's pools cannot have is written out; where there is none, counting it would only round integers otherwise."""
     attrs = {k: v for k, v in node.attrs.items() if k != "count_include_pad"}
     padding = tuple((int(low), int(high)) for low, high in node.attrs["padding"])
-    if not node.attrs.get("count_include_pad", False) or padding == _NONE:
+    counted = node.attrs.get("count_include_pad", False) and padding != _NONE
+    shape = r.tensors[node.inputs[0]].shape
+    if not counted and padding in (_NONE, same_padding(shape[1:3], tuple(attrs["kernel"]), tuple(attrs["stride"]), (1, 1))):
         r.nodes.append(replace(node, attrs=attrs))
         return
     padded = r.add(node, "pad", node.inputs, paddings=((0, 0), *padding, (0, 0)), value=0.0)
-    r.add(node, "avg_pool2d", (padded,), node.outputs[0], **{**attrs, "padding": _NONE})
+    attrs["padding"] = _NONE
+    if counted:
+        r.add(node, "avg_pool2d", (padded,), node.outputs[0], **attrs)
+        return
+    mean = r.add(node, "avg_pool2d", (padded,), **{**attrs, "activation": "none"})
+    factor = r.const(f"{node.name}.factor", uncounted_factor(shape, node))
+    r.add(node, "mul", (mean, factor), node.outputs[0], activation=attrs.get("activation", "none"))
 
 
 def _softmax(r: _Rewriting, node: Node) -> None:
