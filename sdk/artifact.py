@@ -95,6 +95,15 @@ class Artifact:
                 raise
         return session
 
+    def measured_text(self) -> tuple[str, ...]:
+        """What was measured when a Linux artifact was chosen, as a table; nothing for a microcontroller's."""
+        import json
+
+        from sdk.planner.linux_report import measured_text
+
+        rows = json.loads(self.files["plan.json"]).get("measured", []) if self.is_linux else []
+        return (measured_text(rows),) if rows else ()
+
     def elf(self) -> bytes:
         """The firmware; raises `DeviceError` where the artifact holds a C library only."""
         if ELF not in self.files:

@@ -68,6 +68,8 @@ def plan_model(
         from sdk.linux import plan_linux
 
         _refuse_options(linux, LINUX_OPTIONS, board)
+        boards_only = {"quant": quant, "quant_report": quant_report, "keep_input": keep_input, "in_place": not in_place, "compiler": compiler != "zig"}
+        _refuse_options({name: value for name, value in boards_only.items() if value}, (), board)
         return plan_linux(board, model, calibration=calibration, precision=precision, vectors=vectors, progress=progress, **linux)
     _refuse_options(linux, (), board)
     if precision not in PRECISIONS:
@@ -92,7 +94,8 @@ def _refuse_options(given: Mapping[str, Any], known: Sequence[str], board: Devic
     """Raises UsageError for an option that `sdk.plan` does not have, or not for this kind of device."""
     for name in given:
         if name not in known:
-            here = f"; {name} is for Linux devices and {board.name} is a microcontroller, so leave it out" if name in LINUX_OPTIONS else "; see help(sdk.plan)"
+            here = f"; {name} is for Linux devices and {board.name} is a microcontroller, so leave it out" if name in LINUX_OPTIONS else ""
+            here = here or (f"; {name} is for microcontrollers, so leave it out" if board.kind == "linux" else "; see help(sdk.plan)")
             raise UsageError(f"sdk.plan has no option {name!r} for {board.name}{here}")
 
 

@@ -1,4 +1,4 @@
-"""`embarq verify`, `flash`, `run` and `profile`: an artifact on a board, emulated or real."""
+"""`embarq verify`, `flash`, `run` and `profile`: an artifact on a board, emulated or real, or on a Linux device."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from sdk.commands.common import Debug, Json, Printer, Quiet, Seed, table
 from sdk.errors import VerificationFailed
 
 Folder = Annotated[str, typer.Argument(metavar="ARTIFACT", help="The folder that `embarq compile` wrote.")]
-Port = Annotated[str, typer.Option("--to", "--port", "-p", metavar="BOARD", help="emulator, a serial port (/dev/ttyACM0), or socket://host:port.")]
+Port = Annotated[
+    str | None,
+    typer.Option(
+        "--to", "--port", "-p", metavar="WHERE",
+        help="A board: emulator (default), a serial port (/dev/ttyACM0) or socket://host:port. A Linux device: local (default) or ssh://user@host.",
+    ),
+]  # fmt: skip
 
 #: Runs whose outputs are shown on the screen.
 SHOWN = 10
@@ -25,7 +31,7 @@ OutputFile = Annotated[str | None, typer.Option("--output", "-o", metavar="Y.npy
 
 def verify(
     artifact: Folder,
-    port: Port = "emulator",
+    port: Port = None,
     files_only: Annotated[bool, typer.Option("--files-only", help="Check the folder's hashes only; no board is needed.")] = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -56,7 +62,7 @@ def verify(
 
 def flash(
     artifact: Folder,
-    port: Port = "emulator",
+    port: Port = None,
     as_json: Json = False,
     quiet: Quiet = False,
     seed: Seed = 0,
@@ -68,6 +74,7 @@ def flash(
     [dim]Examples:[/dim]
       embarq flash out/
       embarq flash out/ --to /dev/ttyACM0
+      embarq flash out/ --to ssh://pi@raspberrypi.local
     """
     import sdk
 
@@ -75,16 +82,16 @@ def flash(
     opened = sdk.open(artifact)
     with _session(out, opened, port, verify=True):
         pass
-    name, device = opened.manifest["name"], opened.manifest["device"]
-    data = {"ok": True, "name": name, "device": device, "to": port}
-    out.show(data, f"{name} is on {device} ({port}) and computes its golden vectors")
+    name, device, where = opened.manifest["name"], opened.manifest["device"], port or _usual(opened)
+    data = {"ok": True, "name": name, "device": device, "to": where}
+    out.show(data, f"{name} is on {device} ({where}) and computes its golden vectors")
 
 
 def run(
     artifact: Folder,
     input_file: InputFile = None,
     output_file: OutputFile = None,
-    port: Port = "emulator",
+    port: Port = None,
     as_json: Json = False,
     quiet: Quiet = False,
     seed: Seed = 0,
@@ -121,13 +128,13 @@ def run(
 
 def profile(
     artifact: Folder,
-    port: Port = "emulator",
+    port: Port = None,
     as_json: Json = False,
     quiet: Quiet = False,
     seed: Seed = 0,
     debug: Debug = False,
 ) -> None:
-    """Tell what each layer costs on the board: executed instructions on an emulated one, ticks on a real one.
+    """Tell what each layer costs: executed instructions on an emulated board, ticks on a real one, milliseconds on a Linux device.
 
     \b
     [dim]Examples:[/dim]
@@ -143,14 +150,19 @@ def profile(
 
 
 @contextmanager
-def _session(out: Printer, artifact: Any, port: str, verify: bool = False) -> Iterator[Any]:
-    """The artifact on the board at `port`; the session is closed at the end, whatever happens."""
-    with out.progress(f"flashing {artifact.manifest['name']} to {port}") as progress:
+def _session(out: Printer, artifact: Any, port: str | None, verify: bool = False) -> Iterator[Any]:
+    """The artifact on the board or Linux device at `port`; the session is closed at the end, whatever happens."""
+    with out.progress(f"flashing {artifact.manifest['name']} to {port or _usual(artifact)}") as progress:
         session = artifact.flash(port, progress=progress, verify=verify)
     try:
         yield session
     finally:
         session.close()
+
+
+def _usual(artifact: Any) -> str:
+    """Where an artifact goes when nobody says where."""
+    return "local" if "recipe" in artifact.manifest else "emulator"
 
 
 def _run_dict(outputs: Any, file: str | None) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from sdk.commands.common import Debug, InputLayout, Json, Printer, Quiet, Seed, device_and_model
-from sdk.errors import DoesNotFit, UsageError
+from sdk.errors import DataError, DoesNotFit, UsageError
 
 _QUANT: Any = {"rich_help_panel": "Quantising a float model (with --calibration)"}
 First = Annotated[str | None, typer.Argument(metavar="DEVICE", help="A device's name (embarq devices) or a device file.")]
@@ -16,7 +16,7 @@ DeviceOption = Annotated[str | None, typer.Option("--device", metavar="NAME|FILE
 Calibration = Annotated[
     str | None, typer.Option("--calibration", "-c", metavar="DATA", help="A folder, .npy or .npz of inputs, to quantise a float model.", **_QUANT)
 ]
-Precision = Annotated[str, typer.Option("--precision", metavar="auto|int8|float32", help="Arithmetic on the device.")]
+Precision = Annotated[str, typer.Option("--precision", metavar="auto|int8|float32", help="Arithmetic on the device; Linux: also dynamic-int8, float16.")]
 Range = Annotated[str, typer.Option("--range", metavar="minmax|percentile|mse", help="How to choose what 8 bits span.", **_QUANT)]
 Int16 = Annotated[list[str] | None, typer.Option("--int16", metavar="NODE", help="Compute it with 16-bit values. May be repeated.", **_QUANT)]
 KeepFloat = Annotated[list[str] | None, typer.Option("--keep-float", metavar="NODE", help="Leave it in float. May be repeated.", **_QUANT)]
@@ -26,8 +26,16 @@ Compiler = Annotated[str, typer.Option("--compiler", metavar="zig|gcc", help="Th
 Output = Annotated[str, typer.Option("--output", "-o", metavar="FOLDER", help="Where the artifact goes; one already there is replaced.")]
 Map = Annotated[bool, typer.Option("--map", help="Print the plan too: memory map, steps, decisions.")]
 
-PRECISIONS = ("auto", "int8", "float32")
+_LINUX: Any = {"rich_help_panel": "Linux devices"}
+Backend = Annotated[str | None, typer.Option("--backend", metavar="auto|onnx|litert|executorch|tensorrt", help="The engine; auto tries all.", **_LINUX)]
+Threads = Annotated[list[int] | None, typer.Option("--threads", metavar="N", help="Threads to try; one and all cores by default. May be repeated.", **_LINUX)]
+Evaluation = Annotated[str | None, typer.Option("--evaluation", "-e", metavar="DATA.npz", help="Inputs x and labels y to judge accuracy by.", **_LINUX)]
+Drop = Annotated[float | None, typer.Option("--accuracy-drop", metavar="POINTS", help="Accuracy that a faster recipe may cost (1.0).", **_LINUX)]
+Target = Annotated[str | None, typer.Option("--try-on", metavar="local|ssh://user@host", help="Where the candidates are measured.", **_LINUX)]
+
+PRECISIONS = ("auto", "int8", "float32", "dynamic-int8", "float16")
 COMPILERS = ("zig", "gcc")
+QUANT_DEFAULTS: dict[str, Any] = {"range": "minmax", "int16": (), "keep_float": ()}
 
 
 def plan(
@@ -43,6 +51,11 @@ def plan(
     keep_input: KeepInput = False,
     input_layout: InputLayout = None,
     compiler: Compiler = "zig",
+    backend: Backend = None,
+    threads: Threads = None,
+    evaluation: Evaluation = None,
+    accuracy_drop: Drop = None,
+    try_on: Target = None,
     as_json: Json = False,
     quiet: Quiet = False,
     seed: Seed = 0,
@@ -57,6 +70,7 @@ def plan(
       embarq plan stm32f405
       embarq plan stm32f405 kws.tflite
       embarq plan --device ./myboard.toml net.onnx -c images/
+      embarq plan rpi-4b net.onnx -c images/ --backend onnx
       embarq plan stm32h743 net.onnx -c images/ --report
       embarq plan stm32h743 net.onnx -c images/ --int16 conv_4 --report
     """
@@ -64,8 +78,9 @@ def plan(
     name, source = device_and_model(device, model, device_option)
     quant = {"range": quant_range, "int16": int16 or (), "keep_float": keep_float or ()}
     options = _options(calibration, precision, keep_input, compiler, quant) | ({"quant_report": True} if report else {})
+    options |= _linux_options(backend, threads, evaluation, accuracy_drop, try_on)
     made = _plan(out, name, source, options, input_layout)
-    out.show(made.to_dict(), str(made), *([str(made.quant_report)] if report else []))
+    out.show(made.to_dict(), str(made), *([str(made.quant_report)] if report and source is not None else []))
     return 0 if source is None or made.fits else DoesNotFit.exit_code
 
 
@@ -82,18 +97,24 @@ def compile(
     keep_input: KeepInput = False,
     input_layout: InputLayout = None,
     compiler: Compiler = "zig",
+    backend: Backend = None,
+    threads: Threads = None,
+    evaluation: Evaluation = None,
+    accuracy_drop: Drop = None,
+    try_on: Target = None,
     show_map: Map = False,
     as_json: Json = False,
     quiet: Quiet = False,
     seed: Seed = 0,
     debug: Debug = False,
 ) -> None:
-    """Make the artifact: firmware, C library, golden vectors, plan. The folder appears whole or not at all.
+    """Make the artifact: firmware and C library, or the fastest accurate engine file for a Linux device. It appears whole or not at all.
 
     \b
     [dim]Examples:[/dim]
       embarq compile stm32f405 kws.tflite -o out/
       embarq compile net.onnx --device ./myboard.toml -c images/ -o out/
+      embarq compile rpi-4b net.onnx -c images/ -e test.npz --try-on ssh://pi@raspberrypi.local -o out/
     """
     import sdk
 
@@ -102,13 +123,14 @@ def compile(
     if source is None:
         raise UsageError(f"no model was given to compile for {name}; give a .tflite, .onnx or .pt2 file")
     quant = {"range": quant_range, "int16": int16 or (), "keep_float": keep_float or ()}
-    made = _plan(out, name, source, _options(calibration, precision, keep_input, compiler, quant), input_layout)
+    options = _options(calibration, precision, keep_input, compiler, quant) | _linux_options(backend, threads, evaluation, accuracy_drop, try_on)
+    made = _plan(out, name, source, options, input_layout)
     with out.progress("compiling") as progress:
         artifact = sdk.compile(made, progress)
         progress("writing")
         artifact.save(output)
     parts = [str(made), ""] if show_map else []
-    out.show(dict(artifact.manifest), *parts, _written(artifact.manifest, output))
+    out.show(dict(artifact.manifest), *parts, *artifact.measured_text(), _written(artifact, output))
 
 
 def _options(calibration: str | None, precision: str, keep_input: bool, compiler: str, quant: dict[str, Any]) -> dict[str, Any]:
@@ -119,7 +141,30 @@ def _options(calibration: str | None, precision: str, keep_input: bool, compiler
     for name, value, allowed in (("precision", precision, PRECISIONS), ("compiler", compiler, COMPILERS)):
         if value not in allowed:
             raise UsageError(f"--{name} {value} is not known; it is one of {', '.join(allowed)}")
-    return {"calibration": calibration, "precision": precision, "keep_input": keep_input, "compiler": compiler, "quant": quant}
+    chosen = {"quant": quant} if any(quant[name] != default for name, default in QUANT_DEFAULTS.items()) else {}
+    return {"calibration": calibration, "precision": precision, "keep_input": keep_input, "compiler": compiler, **chosen}
+
+
+def _linux_options(
+    backend: str | None, threads: list[int] | None, evaluation: str | None, accuracy_drop: float | None, try_on: str | None
+) -> dict[str, Any]:
+    """What was given of the options for Linux devices, as `sdk.plan` takes them."""
+    judged = None if evaluation is None else _labelled(evaluation)
+    given = {"backend": backend, "threads": threads or None, "evaluation": judged, "accuracy_drop_points": accuracy_drop, "target": try_on}
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _labelled(file: str) -> tuple[Any, Any]:
+    """(inputs, labels) from a .npz with the arrays x and y. Raises DataError."""
+    import numpy as np
+
+    try:
+        with np.load(file, allow_pickle=False) as pack:
+            return pack["x"], pack["y"]
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror or error}); give a .npz with inputs x and labels y") from None
+    except Exception as error:  # numpy lets the errors of zipfile and struct through; an array that is absent is a KeyError
+        raise DataError(f"{file} is no .npz with inputs x [n, ...] and labels y [n] ({error}); save it with numpy.savez(file, x=x, y=y)") from None
 
 
 def _plan(out: Printer, device: str, source: str | None, options: dict[str, Any], input_layout: str | None) -> Any:
@@ -134,10 +179,11 @@ def _plan(out: Printer, device: str, source: str | None, options: dict[str, Any]
         return sdk.plan(device, model, progress=progress, **options)
 
 
-def _written(manifest: Any, folder: str) -> str:
+def _written(artifact: Any, folder: str) -> str:
+    manifest, where = artifact.manifest, "local" if artifact.is_linux else "emulator"
     total = sum(entry["bytes"] for entry in manifest["files"].values())
     lines = [
         f"{folder}: {manifest['name']} for {manifest['device']}, {len(manifest['files'])} files, {total:,} bytes",
-        f"next: embarq flash {folder} --to emulator      embarq inspect {folder}",
+        f"next: embarq flash {folder} --to {where}      embarq inspect {folder}",
     ]
     return "\n".join(lines)

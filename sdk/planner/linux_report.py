@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import html
 import textwrap
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from sdk.planner.linux_records import Candidate, LinuxPlan, Measured
 from sdk.planner.report import WIDTH, bar
@@ -67,19 +68,19 @@ def _bullets(title: str, lines: Iterable[str]) -> str:
     return "\n".join([title, *drawn]) if drawn else ""
 
 
-def measured_text(rows: Sequence[Measured]) -> str:
-    """What was measured, a line a recipe, the chosen one marked."""
+def measured_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What was measured (`Measured.to_dict` rows), a line a recipe, the chosen one first and marked."""
     if not rows:
         return ""
-    wide = max(len(r.recipe.name) for r in rows)
-    lines = [f"{'Recipe':{wide}}  {'ms':>9} {'peak':>10} {'file':>10} {'accuracy':>9} {'drop':>6}   measured on {rows[0].where}"]
-    for r in sorted(rows, key=lambda r: (r.verdict != "chosen", r.median_ms or float("inf"))):
-        time = "-" if r.median_ms is None else f"{r.median_ms:,.3f}"
-        peak = "-" if r.peak_rss_bytes is None else _mib(r.peak_rss_bytes)
-        right = "-" if r.accuracy is None else f"{100 * r.accuracy:.2f} %"
-        drop = "-" if r.drop_points is None else f"{r.drop_points:.2f}"
-        mark = "<- " if r.verdict == "chosen" else ""
-        lines.append(f"{r.recipe.name:{wide}}  {time:>9} {peak:>10} {_mib(r.file_bytes):>10} {right:>9} {drop:>6}   {mark}{r.verdict}")
+    wide = max(len(r["recipe"]) for r in rows)
+    lines = [f"{'Recipe':{wide}}  {'ms':>9} {'peak':>10} {'file':>10} {'accuracy':>9} {'drop':>6}   measured on {rows[0]['where']}"]
+    for r in sorted(rows, key=lambda r: (r["verdict"] != "chosen", r["median_ms"] or float("inf"))):
+        time = "-" if r["median_ms"] is None else f"{r['median_ms']:,.3f}"
+        peak = "-" if r["peak_rss_bytes"] is None else _mib(r["peak_rss_bytes"])
+        right = "-" if r["accuracy"] is None else f"{100 * r['accuracy']:.2f} %"
+        drop = "-" if r["drop_points"] is None else f"{r['drop_points']:.2f}"
+        mark = "<- " if r["verdict"] == "chosen" else ""
+        lines.append(f"{r['recipe']:{wide}}  {time:>9} {peak:>10} {_mib(r['file_bytes']):>10} {right:>9} {drop:>6}   {mark}{r['verdict']}")
     return "\n".join(lines)
 
 
@@ -89,7 +90,7 @@ def linux_html(plan: LinuxPlan, measured: Sequence[Measured] = ()) -> str:
     slowest = max((r.median_ms for r in measured if r.median_ms), default=1.0)
     bars = "".join(_bar_row(r, slowest, fastest) for r in sorted(measured, key=lambda r: r.median_ms or float("inf")))
     chart = f"<h2>Measured on {html.escape(measured[0].where)}</h2><table>{bars}</table>" if measured else ""
-    text = html.escape(linux_text(plan) + ("\n" + measured_text(measured) + "\n" if measured else ""))
+    text = html.escape(linux_text(plan) + ("\n" + measured_text([r.to_dict() for r in measured]) + "\n" if measured else ""))
     return (
         f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{html.escape(plan.name)} on {html.escape(plan.device.name)}</title>'
         "<style>body{font:15px/1.5 system-ui,sans-serif;max-width:76rem;margin:2rem auto;padding:0 1rem;color:#1c2733;background:#fff}"
