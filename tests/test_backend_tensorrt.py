@@ -173,6 +173,20 @@ def test_importing_and_emitting_never_touches_tensorrt(cnn, monkeypatch):
     assert tensorrt.emit(cnn, recipe("float16")).files.keys() == {"model.onnx"}
 
 
+def test_the_report_finds_the_layer_that_int8_hurts(tmp_path):
+    """A large weight on a channel that is always 0 takes the whole range of the scale: the small weights that matter round to 0."""
+    first, second = rand(8, 8), 0.01 * rand(8, 8)
+    first[:, 0], second[0] = -1.0, 300.0
+    nodes = [node("MatMul", ["x", "a"], ["m"]), node("Relu", ["m"], ["r"]), node("MatMul", ["r", "b"])]
+    work = loaded(made_model(nodes, {"x": (1, 8)}, {"a": first, "b": second.astype(F32)}), tmp_path)
+    given = [np.abs(rand(1, 8, seed=i)) for i in range(8)]
+    rows = tensorrt.error_report(work, recipe(), tensorrt.emit(work, recipe(), given), given)
+    assert [(r.layer, r.op) for r in rows] == [("m", "MatMul"), ("y", "MatMul")]
+    assert rows[0].sqnr_db > 30 and rows[1].sqnr_db < 3
+    exact = tensorrt.error_report(work, recipe("float32"), tensorrt.emit(work, recipe("float32")), given)
+    assert min(r.sqnr_db for r in exact) > 100
+
+
 # ---- scales ----
 
 

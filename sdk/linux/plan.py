@@ -66,7 +66,8 @@ def recipes(device: Device, model: Model, backend: str, precision: str, threads:
     for engine in engines:
         for each in _precisions(model, precision, calibrated, engine):
             for count in counts:
-                yield Recipe(engine, each, int(count))
+                # TensorRT's opset and precisions depend on the board
+                yield Recipe(engine, each, int(count), {"device": device.name} if engine == "tensorrt" else {})
 
 
 def _precisions(model: Model, asked: str, calibrated: bool, engine: str) -> tuple[str, ...]:

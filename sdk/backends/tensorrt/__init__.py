@@ -16,6 +16,8 @@ from collections.abc import Callable
 from typing import Any
 
 from sdk.backends.payload import Payload
+from sdk.backends.samples import LayerError
+from sdk.backends.source import Source
 from sdk.backends.tensorrt.calibrate import RANGES
 from sdk.backends.tensorrt.versions import DEVICES, RELEASES, Release, release_for
 from sdk.errors import EmbarqError, UnsupportedOp
@@ -27,8 +29,8 @@ WORKSPACE_BYTES = 256 << 20
 LIMIT_BYTES = (1 << 31) - 1
 
 
-def refusal(model: Any, recipe: Recipe) -> str | None:
-    """Why `model` (an `sdk.model.Model`) cannot be prepared for TensorRT by `recipe`, in one sentence with the mend; None where it can."""
+def refusal(model: Source, recipe: Recipe) -> str | None:
+    """Why `model` cannot be prepared for TensorRT by `recipe`, in one sentence with the mend; None where it can."""
     return _refused_options(recipe) or _refused_model(model, recipe)
 
 
@@ -60,7 +62,7 @@ def _refused_hardware(recipe: Recipe) -> str | None:
     return None
 
 
-def _refused_model(model: Any, recipe: Recipe) -> str | None:
+def _refused_model(model: Source, recipe: Recipe) -> str | None:
     if model.kind not in ("torch", "onnx"):
         return f"TensorRT starts from a torch or ONNX model and {model.name} is of kind {model.kind}; load the .onnx, or the nn.Module it came from"
     if model.is_quantised and recipe.precision != "int8":
@@ -68,7 +70,7 @@ def _refused_model(model: Any, recipe: Recipe) -> str | None:
     return None
 
 
-def emit(model: Any, recipe: Recipe, samples: Any = (), progress: Callable[[str], None] | None = None) -> Payload:
+def emit(model: Source, recipe: Recipe, samples: Any = (), progress: Callable[[str], None] | None = None) -> Payload:
     """`model.onnx` for the recipe, with the build flags in the payload's options.
 
     samples: calibration inputs for int8, mappings or arrays in the model's shapes. Raises UnsupportedOp with `refusal`'s sentence,
@@ -98,11 +100,18 @@ def emit(model: Any, recipe: Recipe, samples: Any = (), progress: Callable[[str]
     return Payload({"model.onnx": content}, "model.onnx", inputs, outputs, {}, options, tuple(notes))
 
 
+def error_report(model: Source, recipe: Recipe, payload: Payload, samples: Any) -> list[LayerError]:
+    """What int8 costs, one row for each layer: see `sdk.backends.tensorrt.report`."""
+    from sdk.backends.tensorrt import report
+
+    return report.error_report(model, recipe, payload, samples)
+
+
 def _built_there(release: Release) -> str:
     return f"the engine is built on the Jetson when the artifact is first opened there (TensorRT {release.name} or newer) and kept beside it"
 
 
-def _int8(model: Any, made: Any, recipe: Recipe, samples: Any, release: Release, tell: Callable[[str], None]) -> tuple[Any, list[str]]:
+def _int8(model: Source, made: Any, recipe: Recipe, samples: Any, release: Release, tell: Callable[[str], None]) -> tuple[Any, list[str]]:
     """The quantised model and notes on what stays float. A model that came quantised is taken as it is, if the linter finds it good."""
     from sdk.backends.tensorrt.lint import lint
     from sdk.backends.tensorrt.qdq import quantised
@@ -133,7 +142,7 @@ def _build_options(recipe: Recipe, release: Release, size: int) -> dict[str, Any
     }  # fmt: skip
 
 
-def _bytes(made: Any, model: Any) -> bytes:
+def _bytes(made: Any, model: Source) -> bytes:
     """The file, the same bytes each time. Inferred shapes of inner tensors are left out: TensorRT finds its own."""
     if made.ByteSize() > LIMIT_BYTES:
         raise UnsupportedOp(f"{model.name} is larger than the 2 GiB that one ONNX file holds; choose a smaller model")

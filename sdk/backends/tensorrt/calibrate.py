@@ -27,10 +27,10 @@ def histograms(model: Any, tensors: Iterable[str], samples: Any) -> dict[str, Hi
     """
     names, inputs = sorted(set(tensors)), ports(model)[0]
     found: dict[str, Histogram] = {}
-    session = _session(model, names)
+    session = watching(model, names)
     for sample in arrays(samples, inputs):
         feed = {port.name: array for port, array in zip(inputs, sample, strict=True)}
-        for name, value in {**feed, **_computed(session, feed, names)}.items():
+        for name, value in {**feed, **computed(session, feed, names)}.items():
             if name in names:
                 found[name] = _added(found.get(name), name, value)
     if not found:
@@ -44,7 +44,8 @@ def _added(have: Histogram | None, name: str, value: np.ndarray) -> Histogram:
     return Histogram.of(value) if have is None else have.add(value)
 
 
-def _session(model: Any, names: Sequence[str]) -> Any:
+def watching(model: Any, names: Sequence[str]) -> Any:
+    """A session of ONNX Runtime in which the tensors `names` are outputs too."""
     import onnx
 
     ort = require("onnxruntime", "onnxruntime", "int8 calibration")
@@ -60,7 +61,7 @@ def _session(model: Any, names: Sequence[str]) -> Any:
     return ort.InferenceSession(watched.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
-def _computed(session: Any, feed: dict[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
+def computed(session: Any, feed: dict[str, np.ndarray], names: Sequence[str]) -> dict[str, np.ndarray]:
     """The tensors of `names` that are no inputs."""
     wanted = [n for n in names if n not in feed]
     with one_sentence("the calibration samples cannot be run through the model", "give its inputs' shapes and types"):

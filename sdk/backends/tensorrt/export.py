@@ -6,12 +6,13 @@ from typing import Any
 
 from sdk.backends.foreign import one_sentence, require
 from sdk.backends.onnx.export import to_onnx
+from sdk.backends.source import Source
 from sdk.backends.tensorrt.lower import lower
 from sdk.backends.tensorrt.versions import NEWEST_OPSET, OLDEST_OPSET, Release
 
 
-def float_model(model: Any, release: Release) -> Any:
-    """The model (`sdk.model.Model`) as a ModelProto in the release's opset: constants are initialisers, shapes inferred, no word of its origin.
+def float_model(model: Source, release: Release) -> Any:
+    """The model as a ModelProto in the release's opset: constants are initialisers, shapes inferred, no word of its origin.
 
     Raises UsageError when a package is not installed, UnsupportedOp for an operator the release cannot read, ModelError otherwise.
     """
