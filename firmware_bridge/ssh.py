@@ -68,7 +68,7 @@ def parse_target(text: str) -> SshTarget:
 
 @dataclass(frozen=True)
 class Done:
-    """A finished command: exit code (None: killed by a signal), its two outputs."""
+    """A finished command: exit code (None: killed by a signal, which a shell tells as 128 and more), its two outputs."""
 
     code: int | None
     out: str
@@ -100,11 +100,13 @@ class SshHost:
             raise ssh_errors.cut(self.name, "starting a command") from error
         return channel
 
-    def run(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S) -> Done:
+    def run(self, command: str, timeout_s: float = COMMAND_TIMEOUT_S, stdin: bytes = b"") -> Done:
         """Run a shell command to its end. Raises `LinkError` when the connection breaks or the command takes too long."""
         channel = self.channel(command)
-        channel.shutdown_write()
-        return self.finish(channel, command.split()[0], timeout_s)
+        with contextlib.suppress(OSError, EOFError):  # what the command says of it is told by `finish`
+            channel.sendall(stdin)
+            channel.shutdown_write()
+        return self.finish(channel, f"running {command.split()[0]}", timeout_s)
 
     def finish(self, channel: Any, what: str, timeout_s: float = COMMAND_TIMEOUT_S) -> Done:
         """Read a channel to its end."""
@@ -120,8 +122,8 @@ class SshHost:
         code = channel.exit_status
         channel.close()
         if code < 0 and not self.alive():
-            raise ssh_errors.cut(self.name, f"running {what}")
-        return Done(code if code >= 0 else None, out.decode(errors="replace"), err.decode(errors="replace"))
+            raise ssh_errors.cut(self.name, what)
+        return Done(code if 0 <= code <= 128 else None, out.decode(errors="replace"), err.decode(errors="replace"))
 
     def alive(self) -> bool:
         """False when the connection is gone. Waits a moment: a channel's end may be seen before the connection's."""
@@ -157,7 +159,7 @@ class SshPipe:
         try:
             self._channel.settimeout(COMMAND_TIMEOUT_S)
             self._channel.sendall(data)
-        except OSError as error:
+        except (OSError, EOFError) as error:
             raise LinkError(f"the runner on {self.name} is gone; open the session again") from error
 
     def read(self, max_bytes: int, timeout_s: float) -> bytes:

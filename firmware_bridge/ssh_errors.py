@@ -83,6 +83,16 @@ def old_python(name: str, python: str, version: str, oldest: str) -> DeviceError
     return DeviceError(f"{python} on {name} is Python {version} and the runner needs {oldest} or newer; install one and name it: ?python=/path/to/python3")
 
 
+def stopped(name: str, path: str) -> LinkError:
+    """The command that writes was killed on the device."""
+    return LinkError(f"writing {path} on {name} was stopped there; run the same command again, it goes on where it stopped")
+
+
+def damaged(name: str, path: str) -> LinkError:
+    """All bytes came and their hash is another one."""
+    return LinkError(f"{path} arrived damaged on {name} and was removed there; run the same command again")
+
+
 def command_failed(name: str, what: str, said: str) -> EmbarqError:
     """A shell command on the device failed for a reason that only its own words tell."""
     return DeviceError(f"{name} cannot {what}: {_short(said)}; check the path's permissions, or give another: ssh://user@host/path")

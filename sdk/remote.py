@@ -265,22 +265,22 @@ def _open_ssh(artifact: Artifact, target: str, tell: Progress, verify: bool, ask
     tell(f"connecting to {address.host}")
     host = connect(address, ask)
     try:
-        slot, package = open_slot(host, address, artifact.name), package_of(artifact)
-        slot.stage(package, tell)
+        slot = open_slot(host, address, artifact.name, package_of(artifact))
+        slot.stage(tell)
         try:
-            session = _proved(RemoteSession(artifact, RunnerClient(slot.serve(package)), host.close, slot), verify, tell)
+            session = _proved(RemoteSession(artifact, RunnerClient(slot.serve()), host.close, slot), verify, tell)
         except LinkError:
             raise  # a lost connection says nothing about the artifact: it stays, unproved, for the next try
         except (VerificationFailed, DeviceError) as error:
-            raise _rejected(error, address, ask, slot, package) from error
-        slot.activate(package.id)
+            raise _rejected(error, address, ask, slot) from error
+        slot.activate()
         return session
     except BaseException:
         host.close()
         raise
 
 
-def _rejected(error: EmbarqError, address: Any, ask: Ask | None, slot: Slot, package: Package) -> EmbarqError:
+def _rejected(error: EmbarqError, address: Any, ask: Ask | None, slot: Slot) -> EmbarqError:
     """The same error with what the device is left with; the failed version is taken away, over a new connection when the old one is gone."""
     from dataclasses import replace
 
@@ -288,7 +288,7 @@ def _rejected(error: EmbarqError, address: Any, ask: Ask | None, slot: Slot, pac
 
     try:
         with connect(address, ask) as host:
-            left = replace(slot, host=host).reject(package.id)
+            left = replace(slot, host=host).reject()
     except EmbarqError:
         left = f"{slot.folder} still has what it had before"
     return type(error)(f"{error}; {left}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from . import bundle as bundles
 from .engines import NAMES, set_threads
-from .errors import EngineMissing, RunnerError
+from .errors import EngineMissing, MachineRefused, RunnerError
 
 COMMANDS = {
     "serve": "answer JSON-RPC on stdin and stdout",
@@ -19,6 +19,12 @@ COMMANDS = {
     "bench": "time whole inferences and tell the peak memory",
     "profile": "time each operation, where the engine tells",
     "info": "say what the artifact, the engine and this machine are",
+}
+#: Of a folder with versions side by side (see slot.py); all print JSON.
+SLOT_COMMANDS = {
+    "activate": "make a version the current one; keep the one before, remove all others",
+    "rollback": "make the version before the current one again",
+    "reject": "remove a version that failed, going back when it was the current one",
 }
 VERIFICATION_FAILED = 5
 
@@ -36,6 +42,11 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--warmup", type=int, default=3)
         if name in ("bench", "profile"):
             command.add_argument("--repeats", type=int, default=20)
+    for name, text in SLOT_COMMANDS.items():
+        command = commands.add_parser(name, help=text, description=text)
+        command.add_argument("folder", help="the folder that holds current and versions/")
+        if name != "rollback":
+            command.add_argument("version", help="16 hex digits")
     return top
 
 
@@ -58,6 +69,9 @@ def _dispatch(options: argparse.Namespace) -> int:
     if options.command == "accepts":
         bundles.check_accepts(bundles.read_manifest(Path(options.folder)), options.engine)
         return 0
+    if options.command in SLOT_COMMANDS:
+        sys.stdout.write(json.dumps(_slot(options)) + "\n")
+        return 0
     bundle = bundles.open_bundle(options.folder, options.engine)
     set_threads(bundle.threads)  # before numpy and the engine are imported: they read it once
     from . import serve
@@ -73,6 +87,18 @@ def _dispatch(options: argparse.Namespace) -> int:
     sink.write(text.encode() + b"\n")
     sink.close()
     return VERIFICATION_FAILED if options.command == "verify" and not result["ok"] else 0
+
+
+def _slot(options: argparse.Namespace) -> dict[str, Any]:
+    from . import slot
+
+    folder = Path(options.folder)
+    try:
+        if options.command == "rollback":
+            return dict(slot.roll_back(folder))
+        return dict((slot.activate if options.command == "activate" else slot.reject)(folder, options.version))
+    except OSError as error:
+        raise MachineRefused(f"{folder} cannot be switched ({error.strerror or error}); check its permissions and the free space") from error
 
 
 def _verify_text(result: dict[str, Any]) -> list[str]:
