@@ -25,6 +25,7 @@ from sdk.passes.fold_constants import fold_constants
 from sdk.passes.fold_pad import fold_pad
 from sdk.passes.fuse_activation import fuse_activation
 from sdk.passes.pipeline import FLOAT, QUANTISED, Pass, prepare
+from sdk.passes.softmax_last import softmax_last
 from tests.small_models import int8_cnn
 from tests.strategies import float_graphs, loose_graphs, seeds
 
@@ -540,6 +541,20 @@ def test_softmax_over_channels_and_what_it_joins_stand_channel_last() -> None:
     made = cancel_transposes(net.b.graph([cf.conv(net.b, y, np.ones((2, 5, 1, 1), np.float32), None, stride=(1, 1), dilation=(1, 1), padding=NONE, groups=1)]))
     assert [n.op for n in made.nodes] == ["transpose", "conv2d", "softmax", "conv2d", "transpose"]
     assert made.nodes[2].attrs["axis"] == 3
+
+
+@pytest.mark.parametrize("op", ["softmax", "log_softmax"])
+@pytest.mark.parametrize("axis", [0, 1, 2, -2, 3, -1])
+def test_a_softmax_over_any_dimension_is_computed_along_the_last(op: str, axis: int) -> None:
+    net = Net((1, 3, 4, 5))
+    graph = net.b.graph([net.op("relu", net.op(op, net.x, axis=axis))])
+    made = prepare(graph)
+    close(made, answer(graph))
+    (node,) = (n for n in made.nodes if n.op == op)
+    assert node.attrs["axis"] in (-1, 3) and node.name == op
+    assert same_nodes(prepare(made), made)
+    if axis in (3, -1):
+        assert same_nodes(softmax_last(graph), graph)
 
 
 def test_a_flatten_turns_the_weights_instead_of_the_picture() -> None:

@@ -161,12 +161,19 @@ def _turn_best(editor: Editor, region: Region) -> bool:
         suggestions.update({_perm(r): None for r in _outside_readers(editor, region, name) if r.op == "transpose"})
     identity = tuple(range(region.rank))
     now = _bytes(editor, region, border, identity)
-    costs = {p: _bytes(editor, region, border, p) for p in suggestions if len(p) == region.rank and p != identity}
+    costs = {p: _bytes(editor, region, border, p) for p in suggestions if len(p) == region.rank and p != identity and _keeps_softmax(editor, region, p)}
     best = min(costs, key=lambda p: costs[p], default=identity)
     if best == identity or costs[best] >= now:
         return False
     _turn(editor, region, border, best)
     return True
+
+
+def _keeps_softmax(editor: Editor, region: Region, perm: Perm) -> bool:
+    """False for an order that takes a softmax off the last dimension, where alone it can be computed."""
+    last = region.rank - 1
+    nodes = (editor.nodes[n] for n in region.nodes)
+    return perm[last] == last or not any(n.op in ("softmax", "log_softmax") and n.attrs.get("axis", -1) in (-1, last) for n in nodes)
 
 
 # ---- rewriting a region ----------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ from sdk.passes.fold_batch_norm import fold_batch_norm
 from sdk.passes.fold_constants import fold_constants
 from sdk.passes.fold_pad import fold_pad
 from sdk.passes.fuse_activation import fuse_activation
+from sdk.passes.softmax_last import softmax_last
 
 Pass = Callable[[Graph], Graph]
 
@@ -21,6 +22,7 @@ FLOAT: tuple[Pass, ...] = (
     merge_duplicates,  # importers write the same transpose for every reader
     fold_batch_norm,  # before activations are fused: the layer and its batch norm must stand side by side
     fuse_activation,
+    softmax_last,  # before transposes cancel: theirs meet those of the layers around
     cancel_transposes,
     fold_batch_norm,  # channel-first models: only now does the layer stand beside its batch norm
     fold_constants,  # transposes pushed into weights
