@@ -572,10 +572,12 @@ def test_every_jetson_of_the_device_files_is_known():
     assert all(j.tensorrt in RELEASES for j in DEVICES.values())
 
 
-def test_the_example_of_the_documentation_runs(capsys):
+def test_the_example_of_the_documentation_runs(capsys, tmp_path, monkeypatch):
     pytest.importorskip("torch")
+    monkeypatch.chdir(tmp_path)
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "jetson.md").read_text(encoding="utf-8"), re.DOTALL)
-    assert len(blocks) == 2
+    assert len(blocks) == 3
     exec(compile("\n".join(blocks), "docs/jetson.md", "exec"), {})
     told = capsys.readouterr().out
     assert "['fp16', 'int8']" in told and "3 layers are int8" in told and "every rule is kept" in told
+    assert (tmp_path / "out" / "manifest.json").is_file() and told.count("sqnr_db=") == 3

@@ -273,6 +273,33 @@ def test_where_nothing_takes_the_model_both_reasons_are_told(path, monkeypatch):
         opened(path, monkeypatch, fake.module(parses=False))
 
 
+def test_the_options_of_the_backend_and_of_the_runner_are_the_same_words():
+    """A manifest holds the recipe's options beside the payload's: the runner must know every one."""
+    from sdk.backends import tensorrt
+    from sdk.runner import tensorrt_engine
+
+    assert set(tensorrt.OPTIONS) <= {*tensorrt_engine.OPTIONS, *tensorrt_engine.DECIDED}
+
+
+def test_a_plan_for_a_jetson_becomes_an_artifact(tmp_path):
+    """Without a Jetson at hand: proved here on ONNX Runtime, the Nano's opset in it, int8 not among its recipes."""
+    import onnx
+
+    import sdk
+    from tests.onnx_models import small_cnn
+
+    (tmp_path / "net.onnx").write_bytes(small_cnn())
+    given = [rand(1, 3, 8, 8, seed=i) for i in range(8)]
+    plan = sdk.plan("jetson-nano", sdk.load(tmp_path / "net.onnx"), backend="tensorrt", precision="float16", threads=1, calibration=given)
+    sdk.compile(plan).save(tmp_path / "out")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["recipe"]["options"]["flags"] == ["fp16"]
+    assert manifest["recipe"]["options"]["tensorrt_min"] == "8.2"
+    assert onnx.load(tmp_path / "out" / manifest["entry"]).opset_import[0].version == 13
+    with pytest.raises(sdk.errors.EmbarqError, match=r"compute capability 5\.3\) has no int8"):
+        sdk.plan("jetson-nano", sdk.load(tmp_path / "net.onnx"), backend="tensorrt", precision="int8", threads=1, calibration=given)
+
+
 def test_an_artifact_of_the_backend_opens_here(tmp_path, monkeypatch):
     """The payload's own file and options, through the runner, on this computer's CPU."""
     import sdk

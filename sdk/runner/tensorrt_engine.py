@@ -12,6 +12,8 @@ from . import tensorrt_build as building
 from .engines import Engine, Signature, check_options, first_line
 from .errors import EngineRefused
 
+#: What the recipe said on the host; it is in the file already and changes nothing here.
+DECIDED = ("tensorrt", "device", "sparsity", "fp16", "range")
 OPTIONS = ("flags", "workspace_bytes", "weights_bytes", "tensorrt_min", "opset", "dtypes")
 PROVIDERS = (("CUDAExecutionProvider", "ONNX Runtime on CUDA"), ("CPUExecutionProvider", "ONNX Runtime on the CPU"))
 ENGINE_ENDINGS = (".engine", ".plan", ".trt")
@@ -23,7 +25,7 @@ def open_tensorrt(path: str, threads: int, options: Mapping[str, Any]) -> Engine
     threads: of ONNX Runtime, should it come to that. Raises EngineRefused for a ready-made engine file (only what this device
     built itself is read) and where no engine takes the model, EngineMissing where ONNX Runtime is wanted and absent.
     """
-    check_options("tensorrt", options, OPTIONS)
+    check_options("tensorrt", options, OPTIONS + DECIDED)
     if path.lower().endswith(ENGINE_ENDINGS):
         raise EngineRefused(f"{Path(path).name} is a ready-made TensorRT engine, which belongs to the machine that built it; give the .onnx model")
     try:
