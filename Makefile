@@ -7,7 +7,7 @@ PYTEST := $(PY) -m pytest -n $(JOBS) --dist loadfile
 export OMP_NUM_THREADS ?= 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-demo demo test test-all lint clean clean-all
+.PHONY: help setup setup-demo demo test test-all lint measure clean clean-all
 
 help: ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1|/' | awk -F'|' '{printf "%-18s %s\n", $$1, $$2}'
@@ -34,6 +34,9 @@ lint: setup ## ruff and mypy
 	@$(PY) -m ruff check .
 	@echo "lint: mypy"
 	@$(PY) -m mypy sdk firmware_bridge targets
+
+measure: setup ## code and stack of every kernel, with both compilers: after any change to C (minutes)
+	@$(PY) -m sdk.backends.firmware.measure zig gcc
 
 clean: ## what building and testing leave behind
 	rm -rf build dist out demo .cache .hypothesis .mypy_cache .ruff_cache .pytest_cache embarq.egg-info

@@ -1,7 +1,8 @@
 """Bytes of code and stack that each C function takes, measured from real builds, with a marked estimate where none was.
 
-`sdk/kernels/measured.json` holds {compiler: {"bases": {device: {...}}, core: {function: {...}}}}; a core's key is its name,
-architecture and sorted extensions, as `isa_key` writes it. A base is everything but the kernels: start-up, bridge, main.
+`sdk/kernels/measured.json` holds {compiler: {"sources": hash, "bases": {device: {...}}, core: {function: {...}}}}, made by
+`make measure` from C and flags with that hash; a core's key is its name, architecture and sorted extensions, as `isa_key`
+writes it. A base is everything but the kernels: start-up, bridge, main.
 Per entry: "text" (code), "rodata" (constants of the code itself), "data", "bss", "stack" (deepest use, callees included).
 A kernel's "needs" are the functions it brings beside "text", name -> bytes: what several kernels need is counted once.
 The base's "callback_stack" is the deepest function that is called through a pointer. Where they were measured, a kernel also

@@ -2,24 +2,31 @@
 
 For every core that a shipped board has, the firmware is built once with no kernel (the base) and once with each kernel
 alone. A kernel's entry names the functions it brings (`needs`: name -> bytes of code), so that a plan can add up a set of
-kernels that share some, `rodata` it brings beside them, and the deepest stack, read off the instructions.
+kernels that share some, `rodata` it brings beside them, the deepest stack, read off the instructions, and for the kernels that
+multiply the cycles an emulated board counted (`sdk.backends.firmware.cycles`).
+
+Each compiler's figures carry the hash of the C and the flags they were measured from (`fingerprint`), and a test compares it:
+after any change to the C below, `make measure`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from sdk.backends.firmware import images
 from sdk.backends.firmware.build import BRIDGE, MAIN, board_files, write_files
+from sdk.backends.firmware.cycles import measure_cycles, with_cycles
 from sdk.backends.firmware.library import RUNTIME
 from sdk.backends.firmware.stack import call_graph
-from sdk.backends.firmware.toolchain import Source, Toolchain, toolchain
+from sdk.backends.firmware.toolchain import GCC_CPU, GCC_FLAGS, ZIG_CPU, ZIG_FLAGS, Source, Toolchain, toolchain
+from sdk.errors import ToolError
 from sdk.planner.measured import FILE, isa_key
 from targets.device import Device, device_names, load_device
 
@@ -41,6 +48,7 @@ extern const embarq_memory embarq_the_memory;
 const embarq_memory embarq_the_memory = {{0, 0, 0, 0}};
 """
 OURS = ("measure_", "embarq_the_", "KERNEL_NONE")
+FLAGS: Mapping[str, object] = {"zig": (ZIG_CPU, ZIG_FLAGS), "gcc": (GCC_CPU, GCC_FLAGS)}
 
 
 def boards() -> list[Device]:
@@ -53,6 +61,28 @@ def kernel_functions() -> list[str]:
     """Every kernel the runtime's header declares."""
     header = (RUNTIME / "include" / "embarq_kernels.h").read_text()
     return sorted(set(re.findall(r"^embarq_kernel_function (embarq_\w+);", header, re.MULTILINE)))
+
+
+def fingerprint(compiler: str) -> str:
+    """Hash of all that is measured with `compiler`: C without its comments, linker scripts, flags. Versions of the compiler
+    are not in it: that of zig is pinned, and gcc's differs from machine to machine."""
+    from targets.boards import defines
+
+    digest = hashlib.sha256(repr((BIND, FLAGS[compiler])).encode())
+    runtime = [*(RUNTIME / "include").glob("*.h"), *(RUNTIME / "kernels").iterdir(), *BRIDGE.glob("*.[ch]"), MAIN]
+    parts = {path.name: path.read_text() for path in runtime}
+    for device in boards():
+        parts |= {f"{device.name}/{name}": content.decode() for name, content in board_files(device).items()}
+        parts[f"{device.name}/board.ld"] = _script(device).decode()
+        parts[f"{device.name}/defines"] = repr(sorted(defines(device).items()))
+    for name in sorted(parts):
+        digest.update(f"{name}\n{_bare(parts[name])}\n".encode())
+    return digest.hexdigest()
+
+
+def _bare(source: str) -> str:
+    """C without comments, line ends and indentation: what of it a compiler sees."""
+    return " ".join(re.sub(r"/\*.*?\*/|//[^\n]*", " ", source, flags=re.DOTALL).split())
 
 
 def measure(device: Device, compiler: str, folder: Path, kernels: bool) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -125,21 +155,30 @@ def _kernel(elf: Path, base: Path, function: str) -> dict[str, Any]:
     }
 
 
+def measured(compiler: str) -> dict[str, Any]:
+    """The file's entry for `compiler`. Raises ToolError when it is not installed."""
+    sources = fingerprint(compiler)  # before: what changes meanwhile was not measured
+    bases: dict[str, Any] = {}
+    cores: dict[str, Any] = {}
+    for device in boards():
+        with tempfile.TemporaryDirectory(prefix="embarq-") as folder:
+            base, entries = measure(device, compiler, Path(folder), isa_key(device.core) not in cores)
+        bases[device.name] = base
+        cycles = measure_cycles(device, compiler) if entries else {}
+        cores.setdefault(base["core"], with_cycles(entries, cycles))
+        sys.stderr.write(f"{compiler} {device.name}: {len(entries)} kernels, cycles of {len(cycles)}\n")
+    return {"sources": sources, "bases": bases, **cores}
+
+
 def main() -> None:
-    """Measure with every compiler at hand and write the file."""
-    compilers = sys.argv[1:] or ["zig"]
-    result: dict[str, Any] = json.loads(FILE.read_text()) if FILE.is_file() else {}
-    for compiler in compilers:
-        bases: dict[str, Any] = {}
-        cores: dict[str, Any] = {}
-        for device in boards():
-            with tempfile.TemporaryDirectory(prefix="embarq-") as folder:
-                base, entries = measure(device, compiler, Path(folder), isa_key(device.core) not in cores)
-            bases[device.name] = base
-            cores.setdefault(base["core"], entries)
-            sys.stderr.write(f"{compiler} {device.name}: {len(entries)} kernels\n")
-        result[compiler] = {"bases": bases, **cores}
-    FILE.write_text(json.dumps(result, indent=1, sort_keys=True) + "\n")
+    """Measure with the compilers named (zig when none is) and write the file after each; figures of others stay."""
+    for compiler in sys.argv[1:] or ["zig"]:
+        try:
+            entry = measured(compiler)
+        except ToolError as error:
+            sys.exit(f"{compiler} was not measured: {error}")
+        before: dict[str, Any] = json.loads(FILE.read_text()) if FILE.is_file() else {}
+        FILE.write_text(json.dumps({**before, compiler: entry}, indent=1, sort_keys=True) + "\n")
 
 
 if __name__ == "__main__":

@@ -47,6 +47,17 @@ COMMON = (
     "-ffunction-sections", "-fdata-sections", "-fno-unwind-tables", "-fno-asynchronous-unwind-tables", "-g0",
 )  # fmt: skip
 
+#: (compile, link) besides those of the core. -O comes per file; the sanitiser that zig switches on in debug builds would drag
+#: its runtime in.
+ZIG_FLAGS = (
+    (*COMMON, "-fno-sanitize=undefined", "-fno-stack-protector"),
+    ("-Wl,--gc-sections", "-Wl,--build-id=none", "-nostartfiles", "-O2", "-fno-sanitize=undefined"),
+)
+GCC_FLAGS = (
+    (*COMMON, "-fno-stack-protector", "-fno-tree-loop-distribute-patterns"),
+    ("-Wl,--gc-sections", "-Wl,--build-id=none", "-nostartfiles", "--specs=nosys.specs", "-Wl,--no-warn-rwx-segments"),
+)
+
 
 @dataclass(frozen=True)
 class Toolchain:
@@ -120,14 +131,7 @@ def _zig(core: str, device_name: str) -> Toolchain:
     if core not in ZIG_CPU:
         raise UnsupportedOp(f"{device_name} has a {core}, which ziglang's clang does not compile for; use its vendor's compiler on the C library")
     target, cpu = ZIG_CPU[core]
-    # -O comes per file; the sanitiser that zig switches on in debug builds would drag its runtime in.
-    return Toolchain(
-        name="zig",
-        command=(str(_zig_binary()), "cc"),
-        cpu_flags=("-target", target, f"-mcpu={cpu}"),
-        compile_flags=(*COMMON, "-fno-sanitize=undefined", "-fno-stack-protector"),
-        link_flags=("-Wl,--gc-sections", "-Wl,--build-id=none", "-nostartfiles", "-O2", "-fno-sanitize=undefined"),
-    )
+    return Toolchain("zig", (str(_zig_binary()), "cc"), ("-target", target, f"-mcpu={cpu}"), *ZIG_FLAGS)
 
 
 def _zig_binary() -> Path:
@@ -144,11 +148,4 @@ def _gcc(core: str, device_name: str) -> Toolchain:
     binary = shutil.which("arm-none-eabi-gcc")
     if binary is None:
         raise ToolError("arm-none-eabi-gcc is not on PATH; install it (Debian: apt install gcc-arm-none-eabi libnewlib-arm-none-eabi) or use zig")
-    return Toolchain(
-        name="gcc",
-        command=(binary,),
-        cpu_flags=("-mthumb", *GCC_CPU[core]),
-        compile_flags=(*COMMON, "-fno-stack-protector", "-fno-tree-loop-distribute-patterns"),
-        link_flags=("-Wl,--gc-sections", "-Wl,--build-id=none", "-nostartfiles", "--specs=nosys.specs", "-Wl,--no-warn-rwx-segments"),
-        libraries=("-lm", "-lc", "-lgcc"),
-    )
+    return Toolchain("gcc", (binary,), ("-mthumb", *GCC_CPU[core]), *GCC_FLAGS, ("-lm", "-lc", "-lgcc"))
