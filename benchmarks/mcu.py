@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks import mcu_accuracy
 from benchmarks.rows import ROOT, Row, publish, table, to_json
 
 DATA = Path(os.environ.get("EMBARQ_SHARED") or ROOT.parent.parent / "shared" / "data") / "mlperf_tiny"
@@ -152,6 +153,7 @@ def main() -> None:
     if not DATA.is_dir():
         parser.error(f"the models and samples are not in {DATA}; set EMBARQ_SHARED to the folder that holds mlperf_tiny/")
     rows = [row for case in run(args.models.split(","), args.devices.split(","), args.samples, not args.quick, args.jobs) for row in case]
+    rows += mcu_accuracy.rows(DATA.parent / "cifar10", count=args.samples) if args.models == ",".join(MODELS) else []
     if args.publish:
         publish("mcu", rows)
     if args.plot:

@@ -27,14 +27,15 @@ BATCH, PEAK_RATE, MOMENTUM, DECAY, SEED = 128, 0.2, 0.9, 5e-4, 0
 
 
 def images(path: Path, count: int | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """The first `count` pictures of a JPEG pack: uint8 [n, 32, 32, 3] and labels int64 [n]."""
+    """`count` pictures of a JPEG pack, evenly over all of it, or all: uint8 [n, 32, 32, 3] and labels int64 [n]."""
     from PIL import Image
 
     with np.load(path, allow_pickle=False) as pack:
         jpeg, offsets, labels = pack["jpeg"].tobytes(), pack["offsets"], pack["y"]
     n = len(labels) if count is None else min(count, len(labels))
-    x = np.stack([np.asarray(Image.open(io.BytesIO(jpeg[offsets[i] : offsets[i + 1]])).convert("RGB")) for i in range(n)])
-    return x, labels[:n].astype(np.int64)
+    rows = np.linspace(0, len(labels) - 1, n).round().astype(int)
+    x = np.stack([np.asarray(Image.open(io.BytesIO(jpeg[offsets[i] : offsets[i + 1]])).convert("RGB")) for i in rows])
+    return x, labels[rows].astype(np.int64)
 
 
 def augment(x: Any, generator: Any) -> Any:
