@@ -42,7 +42,10 @@ def model(nodes: Sequence[onnx.NodeProto], inputs: Mapping[str, Shape], weights:
 
 def _typed(made: onnx.ModelProto) -> onnx.ModelProto:
     """ONNX Runtime wants outputs to have a type; inference finds it, float stands where it does not."""
-    known = {v.name: v for v in onnx.shape_inference.infer_shapes(made).graph.output}
+    try:
+        known = {v.name: v for v in onnx.shape_inference.infer_shapes(made).graph.output}
+    except Exception:  # inference refuses operators it was told nothing of
+        known = {}
     for value in made.graph.output:
         found = known.get(value.name)
         kind = found.type.tensor_type.elem_type if found is not None else 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from sdk.graph.interpreter import run
 from sdk.graph.ir import Graph
 from sdk.graph.verify import verify
 from sdk.passes.pipeline import prepare
-from tests.data import shared
+from tests.data import ROOT, shared
 from tests.strategies import damaged
 
 onnx = pytest.importorskip("onnx")
@@ -50,7 +51,7 @@ def test_exported_net(name: str, dynamo: bool) -> None:
         pytest.importorskip("onnxscript")
     from tests import onnx_nets
 
-    content = onnx_nets.exported(name, 18 if dynamo else 14, dynamo)
+    content = onnx_nets.exported(name, dynamo)
     values = onnx_nets.samples(name, 1)
     with torch.no_grad():
         wanted = [onnx_nets.net(name)(torch.from_numpy(values[0])).numpy()]
@@ -81,7 +82,7 @@ def test_transformer_is_made_of_whole_ops() -> None:
     pytest.importorskip("onnxscript")
     from tests import onnx_nets
 
-    for content in (onnx_nets.exported("encoder"), onnx_nets.exported("encoder", 14, False)):
+    for content in (onnx_nets.exported("encoder"), onnx_nets.exported("encoder", False)):
         found = kinds(prepare(from_onnx(content)))
         assert (found["layer_norm"], found["gelu"], found["softmax"]) == (2, 1, 1)
 
@@ -126,13 +127,21 @@ def test_real_file_from_onnx_to_the_emulated_board() -> None:
     plan = sdk.plan("stm32h743", path, calibration=pictures[:32])
     assert plan.fits
     with sdk.compile(plan).flash("emulator") as board:  # proves the golden vectors on the way
+        graph = plan.graph  # type: ignore[union-attr]
         for x in pictures[32:, None]:
             found, wanted = board.run(x), reference(path, [x])[0]
-            graph = plan.graph
             source, out = graph[graph.inputs[0]], graph[graph.outputs[0]]
             assert np.array_equal(found, dequantise_array(out, run(graph, [check_input(source, x)])[out.name]))
             assert found.argmax() == wanted.argmax()
             assert np.abs(found - wanted).max() < 0.15
+
+
+def test_the_example_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (ROOT / "docs" / "importers.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/importers.md", "exec"), {})
+    assert "net on stm32f405: fits" in capsys.readouterr().out
 
 
 # ---- shapes that are not fixed, weights elsewhere ----------------------------------------------------------------
@@ -200,6 +209,15 @@ def test_weights_outside_the_folder_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "n.bi").write_bytes((tmp_path / "net.bin").read_bytes())
     with pytest.raises(ModelError, match="not in the folder of the model"):
         from_onnx(content, folder=tmp_path / "in")
+
+
+def test_functions_inside_the_model_are_written_out() -> None:
+    made = onnx.load_from_string(model([node("Twice", ["x"], domain="local")], {"x": (2, 3)}, {}))
+    opsets = [onnx.helper.make_opsetid("", 18)]
+    made.functions.append(onnx.helper.make_function("local", "Twice", ["a"], ["b"], [node("Add", ["a", "a"], ["b"])], opsets))
+    made.opset_import.append(onnx.helper.make_opsetid("local", 1))
+    x = rand(2, 3)
+    np.testing.assert_array_equal(run(from_onnx(made.SerializeToString()), [x])["y"], x + x)
 
 
 def test_half_precision_is_widened() -> None:

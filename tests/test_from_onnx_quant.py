@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import sdk
-from sdk.errors import UnsupportedOp
+from sdk.errors import EmbarqError, UnsupportedOp
 from sdk.graph.from_onnx import from_onnx
 from sdk.graph.interpreter import run
 from sdk.graph.ir import Graph
 from sdk.graph.verify import verify
 from sdk.passes.pipeline import prepare
-from tests.strategies import seeds
+from tests.strategies import damaged, seeds
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -327,3 +327,12 @@ def test_quantised_net_runs_on_the_emulated_board(tmp_path: Path) -> None:
     with sdk.compile(plan).flash("emulator") as board:  # proves the golden vectors on the way
         found = board.run(x)
     assert np.array_equal(found, run(prepare(loaded.graph), [x])[loaded.graph.outputs[0]])
+
+
+@settings(max_examples=150)
+@given(damaged(quantised_layer("Conv", [(1, 2, 4, 4)], [(np.ones((3, 2, 2, 2), np.int8), [0.1, 0.2, 0.3], 0)], [0.05, 0.1], "uint8", 0)))
+def test_any_damage_is_told(content: bytes) -> None:
+    try:
+        verify(from_onnx(content))
+    except EmbarqError as error:
+        assert "\n" not in str(error) and str(error)

@@ -70,7 +70,7 @@ def read(source: bytes | str | Path, example: Any, batch: int | None, folder: Pa
     if not graph.output:
         raise ModelError("the ONNX model has no output; export it again")
     if proto.functions:
-        proto = onnx.inliner.inline_local_functions(proto) if hasattr(onnx, "inliner") else _inliner().inline_local_functions(proto)
+        proto = _inlined(proto)
         graph = proto.graph
     if graph.sparse_initializer:
         raise ModelError("the ONNX model has sparse weights, which are not read; export it with dense weights")
@@ -83,18 +83,22 @@ def read(source: bytes | str | Path, example: Any, batch: int | None, folder: Pa
 
 
 def _check_names(graph: Any) -> None:
-    """Every name is text: protobuf hands damaged ones out as bytes."""
-    names = [v.name for v in (*graph.input, *graph.output, *graph.initializer, *graph.value_info)]
+    """Every name is printable text: protobuf hands damaged ones out as bytes, and names stand in messages and files."""
+    names = [v.name for v in (*graph.input, *graph.output, *graph.initializer, *graph.value_info)] + [graph.name]
     for node in graph.node:
         names += [node.name, node.op_type, node.domain, *node.input, *node.output, *(a.name for a in node.attribute)]
-    if not all(isinstance(name, str) for name in names):
-        raise ModelError("the ONNX model holds a name that is no text; the file is damaged, so export it again")
+    if not all(isinstance(name, str) and name.isprintable() for name in names):
+        raise ModelError("the ONNX model holds a name that is no printable text; the file is damaged, so export it again")
 
 
-def _inliner() -> Any:
+def _inlined(proto: Any) -> Any:
+    """The model with its local functions written out."""
     import onnx.inliner
 
-    return onnx.inliner
+    try:
+        return onnx.inliner.inline_local_functions(proto)
+    except Exception as error:  # the inliner throws what its C++ throws
+        raise ModelError("the functions inside the ONNX model cannot be written out; the file is damaged, so export it again") from error
 
 
 def _bytes_of(path: Path) -> bytes:
@@ -204,7 +208,7 @@ def decode(tensor: Any, folder: Path | None) -> np.ndarray:
 def _external(tensor: Any, name: str, folder: Path | None) -> Any:
     from onnx.external_data_helper import load_external_data_for_tensor
 
-    where = next((e.value for e in tensor.external_data if e.key == "location"), "?")
+    where = next((e.value for e in tensor.external_data if e.key == "location" and e.value.isprintable()), "?")
     if folder is None:
         raise ModelError(f"the weights {name} lie in another file, {where}; give the path of the .onnx file, with {where} beside it")
     inside = (folder / where).resolve()
