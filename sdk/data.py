@@ -20,12 +20,12 @@ from sdk.errors import DataError
 from sdk.graph.ir import Graph, Tensor
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".pgm")
-Sample = dict[str, np.ndarray]  # input name -> array [1, ...]
+Sample = dict[str, np.ndarray]  # input name -> array of the input's shape
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Samples that fit a graph's inputs. `load(i)` gives sample `i`: input name -> array [1, ...] of the input's dtype.
+    """Samples that fit a graph's inputs. `load(i)` gives sample `i`: input name -> array of the input's shape and dtype.
 
     Files are read again each time they are asked for, so memory stays bounded; what a generator gave is kept.
     """
@@ -134,18 +134,20 @@ def _from_arrays(arrays: Mapping[str, np.ndarray], graph: Graph, limit: int, ori
         given = ", ".join(arrays) or "nothing"
         raise DataError(f"{origin} gives {given} but the model also reads {', '.join(missing)}; add an array for it")
     many = {name: _many(arrays[name], graph[name], origin) for name in graph.inputs}
-    counts = {name: len(a) for name, a in many.items()}
+    rows = {name: _rows(graph[name]) for name in many}
+    counts = {name: len(a) // rows[name] for name, a in many.items()}
     if len(set(counts.values())) != 1:
         raise DataError(f"{origin} gives {', '.join(f'{n} samples of {k}' for k, n in counts.items())}; give as many of each")
-    return Calibration(next(iter(counts.values())), lambda i: {n: a[i : i + 1] for n, a in many.items()}, origin).spread(limit)
+    return Calibration(next(iter(counts.values())), lambda i: {n: a[i * rows[n] : (i + 1) * rows[n]] for n, a in many.items()}, origin).spread(limit)
 
 
 def _from_iterable(source: Iterable[Any], graph: Graph, limit: int) -> Calibration:
     kept: list[Sample] = []
     for item in source:
         batch = _item(item, graph)
-        count = len(next(iter(batch.values())))
-        kept += [{name: a[i : i + 1] for name, a in batch.items()} for i in range(count)]
+        rows = {name: _rows(graph[name]) for name in batch}
+        count = min(len(a) // rows[name] for name, a in batch.items())
+        kept += [{name: a[i * rows[name] : (i + 1) * rows[name]] for name, a in batch.items()} for i in range(count)]
         if len(kept) >= limit:
             break
     if not kept:
@@ -193,13 +195,23 @@ def _one_each(source: tuple[Any, ...], graph: Graph) -> bool:
     return len(source) == len(graph.inputs) and all(_fits_many(s, graph[n]) for s, n in zip(source, graph.inputs, strict=True))
 
 
+def _rows(tensor: Tensor) -> int:
+    """Values of dimension 0 that one sample has: 1, or more where a model has a fixed batch or none at all."""
+    return max(1, tensor.shape[0]) if tensor.shape else 1
+
+
+def _is_stack(shape: tuple[int, ...], tensor: Tensor) -> bool:
+    """True for samples of several rows each with a dimension of their own in front."""
+    return _rows(tensor) > 1 and shape[1:] == tensor.shape
+
+
 def _fits_many(value: Any, tensor: Tensor) -> bool:
     shape = tuple(getattr(value, "shape", ()))
-    return len(shape) == len(tensor.shape) and shape[1:] == tensor.shape[1:]
+    return _is_stack(shape, tensor) or (len(shape) == len(tensor.shape) and shape[1:] == tensor.shape[1:] and shape[0] % _rows(tensor) == 0)
 
 
 def _wanted(tensor: Tensor) -> str:
-    return f"[n{''.join(f', {d}' for d in tensor.shape[1:])}]"
+    return f"[n{''.join(f', {d}' for d in (tensor.shape if _rows(tensor) > 1 else tensor.shape[1:]))}]"
 
 
 def _many(value: np.ndarray, tensor: Tensor, origin: str, lone: bool = False) -> np.ndarray:
@@ -209,6 +221,8 @@ def _many(value: np.ndarray, tensor: Tensor, origin: str, lone: bool = False) ->
     if not _fits_many(value, tensor):
         found, mend = list(value.shape), _mend(value.shape, tensor)
         raise DataError(f"{origin} has shape {found} where input {tensor.name} wants {_wanted(tensor)}; {mend}")
+    if _is_stack(value.shape, tensor):
+        value = value.reshape(-1, *tensor.shape[1:])
     if len(value) == 0:
         raise DataError(f"{origin} is empty (shape {list(value.shape)}); give at least one sample of shape {_wanted(tensor)}")
     return _typed(value, tensor, origin)
@@ -239,10 +253,10 @@ def _typed(value: np.ndarray, tensor: Tensor, origin: str) -> np.ndarray:
 
 
 def _one(value: Any, tensor: Tensor, origin: str) -> np.ndarray:
-    """One sample from one file, with or without its first dimension: [1, ...]."""
+    """One sample from one file, with or without its first dimension, in the input's shape."""
     checked = _many(_array(value, origin), tensor, origin, lone=True)
-    if len(checked) != 1:
-        raise DataError(f"{origin} holds {len(checked)} samples; in a folder each .npy file holds one (or give the file itself)")
+    if len(checked) != _rows(tensor):
+        raise DataError(f"{origin} holds {len(checked) // _rows(tensor)} samples; in a folder each .npy file holds one (or give the file itself)")
     return checked
 
 

@@ -11,9 +11,9 @@ import pytest
 torch = pytest.importorskip("torch")
 
 import sdk  # noqa: E402
-from sdk.errors import UnsupportedOp  # noqa: E402
+from sdk.errors import DataError, UnsupportedOp  # noqa: E402
 from tests.torch_cases import Of  # noqa: E402
-from tests.torch_nets import FAMILIES, Family, outputs_of  # noqa: E402
+from tests.torch_nets import FAMILIES, Family, outputs_of, structured  # noqa: E402
 
 #: A net for each kind of arithmetic; the others are in the long tier.
 EVERYDAY = ("mobilenet_v3", "encoder_torch")
@@ -80,6 +80,28 @@ def test_channel_last_pictures_go_in_as_the_camera_gives_them() -> None:
     with proved(plan) as session:
         found = session.run(x.transpose(0, 2, 3, 1).copy())
     np.testing.assert_allclose(found, outputs_of(net, x)[0], atol=0.1)
+
+
+def calibrations(x: np.ndarray) -> dict[str, object]:
+    """`x` [n, 7, 10], n samples of a model that takes [7, 10], in every way a user may hold them."""
+    return {"stacked": x, "joined": x.reshape(-1, 10), "a list": list(x), "a mapping": {"input": x}, "a generator": (row for row in x)}
+
+
+@pytest.mark.parametrize("form", calibrations(np.zeros((1, 7, 10))))
+def test_models_without_a_batch_dimension_are_calibrated_by_whole_samples(form: str) -> None:
+    torch.manual_seed(0)
+    net, x = torch.nn.Sequential(torch.nn.Linear(10, 6), torch.nn.ReLU(), torch.nn.Linear(6, 3)), structured((24, 7, 10))
+    plan = sdk.plan("stm32f746", sdk.load(net, x[0]), calibration=calibrations(x)[form])
+    other = sdk.plan("stm32f746", sdk.load(net, x[0]), calibration=x)
+    assert {t.name: t.quant for t in plan.graph.activations()} == {t.name: t.quant for t in other.graph.activations()}
+    low, high = (plan.graph["input"].scale * (q - plan.graph["input"].zero_point) for q in (-128, 127))
+    assert low <= x.min() + 0.05 and high >= x.max() - 0.05  # all rows of all samples were seen
+
+
+def test_half_a_sample_is_refused() -> None:
+    model = sdk.load(torch.nn.Linear(10, 3), np.zeros((7, 10), np.float32))
+    with pytest.raises(DataError, match=r"has shape \[9, 10\] where input input wants \[n, 7, 10\]"):
+        sdk.plan("stm32f746", model, calibration=np.zeros((9, 10), np.float32))
 
 
 def test_an_op_without_a_kernel_is_refused_when_planning() -> None:

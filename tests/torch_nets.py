@@ -242,7 +242,8 @@ class Unet(nn.Module):
         b = self.second(F.max_pool2d(a, 2))
         c = self.deep(F.max_pool2d(b, 2))
         d = self.back(torch.cat([self.up(c), b], 1))
-        return self.mask(self.last(torch.cat([self.up2(d), a], 1)))
+        mask = self.mask(self.last(torch.cat([self.up2(d), a], 1)))
+        return mask.softmax(1) if isinstance(self.up, nn.Upsample) else mask
 
 
 FAMILIES: dict[str, Family] = {
