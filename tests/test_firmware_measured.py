@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from sdk.backends.firmware import measure
 from sdk.backends.firmware.cycles import fitted
 from sdk.planner.measured import footprint, isa_key, load_measured
 from tests.data import shared
+from tests.small_models import int8_cnn
 
 COMPILERS = ("zig", "gcc")
 
@@ -84,3 +86,11 @@ def test_the_estimated_latency_is_what_an_emulated_board_counts(model: str) -> N
     with sdk.compile(plan).flash("emulator") as session:
         counted = session.profile().cycles_est
     assert counted is not None and abs(plan.cost.cycles - counted) <= 0.2 * counted
+
+
+def test_a_plan_for_gcc_holds_its_flash_promise() -> None:
+    if not shutil.which("arm-none-eabi-gcc"):
+        pytest.skip("needs arm-none-eabi-gcc (apt-get install gcc-arm-none-eabi libnewlib-arm-none-eabi)")
+    plan = sdk.plan("stm32f405", int8_cnn(), compiler="gcc")
+    real = sdk.compile(plan).manifest["cost"]["flash_bytes"]
+    assert not plan.estimated and abs(plan.flash_bytes - real) <= 0.01 * real
