@@ -108,8 +108,8 @@ def check_float(graph: Graph) -> None:
     for tensor in graph.tensors.values():
         if tensor.quant is not None or tensor.dtype in ("int8", "int16"):
             raise ModelError(f"tensor {tensor.name} is {tensor.dtype} already; give quantise the float model, or compile this one as it is")
-    if not any(graph[name].dtype == "float32" for name in graph.inputs):
-        raise ModelError(f"model {graph.name} has no float32 input to quantise; compile it as it is")
+    if not any(tensor.dtype == "float32" for tensor in graph.activations()):  # inputs may be tokens: their embeddings are real
+        raise ModelError(f"model {graph.name} computes nothing in float32 that could be quantised; compile it as it is")
 
 
 def scheme(graph: Graph, stats: Mapping[str, Stats], options: QuantOptions) -> Scheme:

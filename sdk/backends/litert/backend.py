@@ -51,8 +51,8 @@ def refusal(model: Source, recipe: Recipe) -> str | None:
             continue  # LiteRT knows its own operators, also those our graph has no name for
         if node.op not in WRITINGS:
             return f"{model.name}: {no_operator(node)}"
-    if recipe.precision == "int8" and not model.is_quantised and not any(model.graph[n].dtype == "float32" for n in model.graph.inputs):
-        return f"{model.name} has no float32 input, so there is nothing to calibrate int8 with; choose float32, or dynamic-int8 on onnx or executorch"
+    if recipe.precision == "int8" and not any(t.dtype in ("float32", "int8", "int16") for t in model.graph.activations()):
+        return f"{model.name} computes nothing in float32 that could be quantised; choose float32, which leaves its integers alone"
     return None
 
 
