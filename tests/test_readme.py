@@ -61,7 +61,7 @@ def test_the_list_of_devices_is_the_list_of_devices():
 
 
 def test_each_link_leads_to_a_file():
-    for name in ("README.md", "CONTRIBUTING.md", "docs/ops.md"):
+    for name in ("README.md", "CONTRIBUTING.md", "docs/ops.md", "docs/quantisation.md"):
         for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text(encoding="utf-8")):
             assert ((ROOT / name).parent / target).exists(), f"{name} links to {target}"
 
