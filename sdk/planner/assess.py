@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sdk.errors import UnsupportedOp
 from sdk.graph.ir import Graph
 from sdk.planner.arrange import Arrangement, arrange
-from sdk.planner.best_calls import best_calls
+from sdk.planner.best_calls import Choice, best_calls
 from sdk.planner.bounds import round_up
 from sdk.planner.flash import FlashUse, flash_breakdown
 from sdk.planner.measured import Footprint, footprint
@@ -47,6 +47,7 @@ class Needs:
     code: Footprint
     flash: FlashUse | None
     memories: tuple[MemoryUse, ...]
+    choice: Choice | None = None
 
     @property
     def shortfall(self) -> tuple[Shortfall, ...]:
@@ -126,11 +127,12 @@ def _assess_mcu(wish: Wish) -> Needs:
     listed = [call for call in calls.values() if call is not None]
     code = footprint(device, wish.compiler, [call.function for call in listed])
     regions = arena_regions(device, code)
-    calls, arrangement = best_calls(wish.graph, calls, lambda chosen: _arrange(wish, chosen, regions))
+    choice = best_calls(wish.graph, calls, lambda chosen: _arrange(wish, chosen, regions))
+    calls, arrangement = choice.calls, choice.arrangement
     ordered = [calls[step.name] for step in arrangement.problem.steps]
     flash = flash_breakdown(arrangement.graph, [call for call in ordered if call is not None], code)
     memories = (flash_memory(device, flash.parts()), *ram_memories(device, code, arrangement.layout.arena_bytes))
-    return Needs(arrangement, calls, code, flash, memories)
+    return Needs(arrangement, calls, code, flash, memories, choice)
 
 
 def flash_memory(device: Device, parts: tuple[tuple[str, int], ...]) -> MemoryUse:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 from sdk.graph.ir import Graph
@@ -15,8 +15,18 @@ if TYPE_CHECKING:
 Calls: TypeAlias = "Mapping[str, Call | None]"
 
 
-def best_calls(graph: Graph, calls: Calls, arranged: Callable[[Calls], Arrangement]) -> tuple[dict[str, Call | None], Arrangement]:
-    """The calls with the smallest arrangement, and that arrangement; as few `other` calls as that takes, for they cost time.
+@dataclass(frozen=True)
+class Choice:
+    """The calls, where everything lies with them, which nodes got their `other` call, and the bytes of arena that saves."""
+
+    calls: Mapping[str, Call | None]
+    arrangement: Arrangement
+    others: tuple[str, ...] = ()
+    saved_bytes: int = 0
+
+
+def best_calls(graph: Graph, calls: Calls, arranged: Callable[[Calls], Arrangement]) -> Choice:
+    """The calls with the smallest arrangement; as few `other` calls as that takes, for they cost time.
 
     All others are taken at first, since a chain of layers shifts its image once for each of them; where that helps, each is
     given back, the largest image first, unless the arena grows.
@@ -25,13 +35,13 @@ def best_calls(graph: Graph, calls: Calls, arranged: Callable[[Calls], Arrangeme
     taken = {name: call.other for name, call in calls.items() if call is not None and call.other is not None}
     best = _arranged_with(calls, taken, arranged) if taken else plain
     if _size(plain) <= _size(best):
-        return _chosen(calls, {}), plain
+        return Choice(_chosen(calls, {}), plain)
     for name in sorted(taken, key=lambda n: -_input_bytes(graph, n)):
         fewer = {other: call for other, call in taken.items() if other != name}
         tried = _arranged_with(calls, fewer, arranged)
         if _size(tried) <= _size(best):
             best, taken = tried, fewer
-    return _chosen(calls, taken), best
+    return Choice(_chosen(calls, taken), best, tuple(taken), _size(plain)[1] - _size(best)[1])
 
 
 def _chosen(calls: Calls, taken: Calls) -> dict[str, Call | None]:
