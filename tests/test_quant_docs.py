@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -42,3 +43,22 @@ def test_the_commands_have_these_options(capsys: pytest.CaptureFixture[str]) -> 
         shown = capsys.readouterr().out
         for option in re.findall(r"(?<!\S)--?[a-z][a-z0-9-]*", line):
             assert re.search(rf"[\s│]{option}\b", shown), f"{option} in: {line}"
+
+
+def test_the_command_line_reports_on_a_real_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    torch = pytest.importorskip("torch")
+    import numpy as np
+
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 5)).eval()
+    torch.export.save(torch.export.export(net, (torch.zeros(1, 3, 8, 8),)), tmp_path / "net.pt2")
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).standard_normal((20, 3, 8, 8)).astype(np.float32))
+    asked = ["plan", "stm32f405", str(tmp_path / "net.pt2"), "--calibration", str(tmp_path / "x.npy"), "--report"]
+    assert cli.main([*asked, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["quant_report"]
+    assert found["samples"] == 20 and found["worst"] and 20 < found["output_db"] < 80
+    assert cli.main([*asked, *(word for node in found["worst"] for word in ("--int16", node))]) == 0
+    text = capsys.readouterr().out
+    assert "outputs at" in text and " int16 " in text and f"int16 for {found['worst'][0]}" in text
+    assert cli.main(["plan", "stm32f405", str(tmp_path / "net.pt2"), "--report"]) == 2
+    assert "nothing was quantised here; give a float model and calibration data" in capsys.readouterr().err

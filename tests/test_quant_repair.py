@@ -201,7 +201,7 @@ MIXED = {
 }
 
 
-@pytest.mark.parametrize("name", MIXED)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=[pytest.mark.long] if n in ("float", "16 bits throughout") else []) for n in MIXED])
 def test_layers_of_higher_precision_run_on_the_board_and_lessen_the_noise(name: str) -> None:
     graph, x = chain(loud="two"), images(64)
     options = {"equalise": False, **MIXED[name]}
