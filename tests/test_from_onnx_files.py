@@ -211,6 +211,19 @@ def test_weights_outside_the_folder_are_not_read(tmp_path: Path) -> None:
         from_onnx(content, folder=tmp_path / "in")
 
 
+def test_a_model_may_return_what_it_is_given_and_what_it_knows() -> None:
+    """Detectors return their anchors, which are constants: computed, or stored under the output's name."""
+    c = np.arange(6, dtype=F32).reshape(2, 3)
+    content = model([node("Relu", ["x"]), node("Identity", ["x"], ["same"]), node("Neg", ["c"], ["known"])], {"x": (2, 3)}, {"c": c},
+                    outputs=["y", "same", "known", "c"])  # fmt: skip
+    x = rand(2, 3)
+    graph = from_onnx(content)
+    assert graph.outputs == ("y", "same", "known", "c")
+    for made in (graph, prepare(graph)):
+        agree(made, reference(content, [x]), [x])
+    assert sdk.plan("stm32f405", graph).fits
+
+
 def test_functions_inside_the_model_are_written_out() -> None:
     made = onnx.load_from_string(model([node("Twice", ["x"], domain="local")], {"x": (2, 3)}, {}))
     opsets = [onnx.helper.make_opsetid("", 18)]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import sdk
 from sdk.errors import EmbarqError, UnsupportedOp
+from sdk.golden import check_input, dequantise_array
 from sdk.graph.from_onnx import from_onnx
 from sdk.graph.interpreter import run
 from sdk.graph.ir import Graph
@@ -68,7 +69,7 @@ def quantised_layer(op: str, shapes: Sequence[Sequence[int]], weights: Sequence[
 
 def steps_apart(content: bytes, values: Sequence[np.ndarray], scale: float) -> tuple[Graph, float]:
     """The graph, and the largest difference from ONNX Runtime in steps of the output."""
-    graph = from_onnx(content)
+    graph = from_onnx(content, float_io=True)
     verify(graph)
     wanted = reference(content, values)[0]
     return graph, float(np.abs(run(graph, list(values))[graph.outputs[0]] - wanted).max() / scale)
@@ -164,7 +165,7 @@ def test_moves_keep_every_integer(op: str, shape: tuple[int, ...], weights: list
     stored = {"s": F32(0.05), "z": np.array(120, np.uint8), "n": np.array([1, 1, 2, 2], F32)}
     content = model(nodes, {"x": shape}, stored)
     x = rand(*shape)
-    graph = from_onnx(content)
+    graph = from_onnx(content, float_io=True)
     assert not float_nodes(graph) and "requantize" not in [n.op for n in graph.nodes]
     assert np.array_equal(run(graph, [x])["y"], reference(content, [x])[0])
 
@@ -224,11 +225,31 @@ def test_dynamic_quantisation_is_opaque() -> None:
         sdk.plan("stm32f405", graph)
 
 
+def test_inputs_and_outputs_that_are_only_converted_are_integers() -> None:
+    content = quantised_layer("Relu", [(1, 6)], [], [0.05, 0.1], "uint8", 0)
+    real, graph = from_onnx(content, float_io=True), from_onnx(content)
+    verify(graph)
+    assert (real["x0"].dtype, real["y"].dtype) == ("float32", "float32")
+    assert (graph.inputs, graph.outputs) == (("x0",), ("y",))
+    assert (graph["x0"].dtype, graph["x0"].scale, graph["y"].dtype, graph["y"].scale) == ("int8", F32(0.05), "int8", F32(0.1))
+    x = rand(1, 6)
+    found = dequantise_array(graph["y"], run(graph, [check_input(graph["x0"], x)])["y"])
+    np.testing.assert_array_equal(found, run(real, [x])["y"])
+
+
+def test_an_input_that_is_also_used_as_it_is_stays_real() -> None:
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["r"]), node("Sub", ["x", "r"])]
+    content = model(nodes, {"x": (1, 6)}, {"s": F32(0.05), "z": np.array(0, np.int8)})
+    graph = from_onnx(content)
+    assert graph["x"].dtype == graph["y"].dtype == "float32"
+    np.testing.assert_allclose(run(graph, [rand(1, 6)])["y"], reference(content, [rand(1, 6)])[0], atol=1e-6)
+
+
 def test_an_input_of_unsigned_integers_becomes_int8() -> None:
     nodes = [node("DequantizeLinear", ["x", "s", "z"], ["r"]), node("Relu", ["r"], ["m"]), node("QuantizeLinear", ["m", "s", "z"], ["y"])]
     content = model(nodes, {"x": (1, 6)}, {"s": F32(0.1), "z": np.array(100, np.uint8)}, dtype=TensorProto.UINT8)
     x = np.arange(90, 96, dtype=np.uint8)[None] + np.uint8(8)
-    graph = from_onnx(content)
+    graph = from_onnx(content, float_io=True)
     assert (graph["x"].dtype, graph["x"].zero_point, graph["y"].dtype) == ("int8", -28, "int8")
     found = run(graph, [(x.astype(int) - 128).astype(np.int8)])["y"]
     assert np.array_equal(found.astype(int) + 128, reference(content, [x])[0])
@@ -287,7 +308,7 @@ def test_statically_quantised_net(name: str, form: str, kind: str, per_channel: 
     from tests import onnx_nets
 
     content = quantise(name, tmp_path, form, kind, per_channel)
-    graph = from_onnx(content)
+    graph = from_onnx(content, float_io=True)
     verify(graph)
     assert "opaque" not in [n.op for n in graph.nodes]
     # onnxruntime has no QLinear form of a layer norm, and leaves what is next to it in real numbers
@@ -325,8 +346,12 @@ def test_quantised_net_runs_on_the_emulated_board(tmp_path: Path) -> None:
     assert plan.fits
     (x,) = onnx_nets.samples("mobilenet_v2", 1)
     with sdk.compile(plan).flash("emulator") as board:  # proves the golden vectors on the way
-        found = board.run(x)
-    assert np.array_equal(found, run(prepare(loaded.graph), [x])[loaded.graph.outputs[0]])
+        found = board.run(x)  # real values, which are quantised on the way
+    graph = prepare(loaded.graph)
+    source, out = graph[graph.inputs[0]], graph[graph.outputs[0]]
+    assert source.dtype == out.dtype == "int8"
+    assert np.array_equal(found, dequantise_array(out, run(graph, [check_input(source, x)])[out.name]))
+    assert np.abs(found - reference(tmp_path / "int8.onnx", [x])[0]).max() <= 3 * out.scale
 
 
 @settings(max_examples=150)

@@ -12,13 +12,16 @@ __all__ = ["from_onnx"]
 
 
 def from_onnx(source: bytes | str | Path, example: Any = None, *, batch: int | None = None, folder: str | Path | None = None,
-              input_layout: str | None = None, name: str | None = None) -> Graph:  # fmt: skip
+              input_layout: str | None = None, float_io: bool = False, name: str | None = None) -> Graph:  # fmt: skip
     """The graph of an .onnx file (a path, or its bytes), opset 7 and later: float, or int8 as onnxruntime quantises it.
 
     example: one input, a sequence, or a mapping by name: its shape stands where the model's is not fixed. `batch` fixes the
     first dimension alone. folder: where weights outside the file lie; that of the path by default.
     input_layout: None keeps the model's own layout. "nhwc" declares every input of four dimensions [N, H, W, C] instead of
     [N, C, H, W], so that the device gets the picture as a camera gives it and nothing is transposed.
+
+    float_io: False takes and gives integers where a quantised model only converts its inputs and outputs, as `quantise` does; True
+    leaves those conversions in the graph. A float model has float inputs and outputs either way.
 
     Weights keep the initialiser's name as `origin`. An operator the graph has no name for becomes an `opaque` node with the
     shapes that the file or ONNX's inference declares. QuantizeLinear and DequantizeLinear around an operator, and the QLinear
@@ -31,7 +34,8 @@ def from_onnx(source: bytes | str | Path, example: Any = None, *, batch: int | N
     if input_layout not in (None, "nhwc"):
         raise UsageError(f"input_layout is {input_layout!r}; it must be None or 'nhwc'")
     from sdk.graph.editor import Editor
-    from sdk.graph.onnx_import import layers, math, moves, patterns, pools, qdq, quant
+    from sdk.graph.onnx_import import layers, math, moves, patterns, pools, quant
+    from sdk.graph.onnx_import.qdq import integers
     from sdk.graph.onnx_import.read import read
     from sdk.graph.onnx_import.walk import Walk
 
@@ -40,4 +44,4 @@ def from_onnx(source: bytes | str | Path, example: Any = None, *, batch: int | N
     title = name or (Path(source).stem if isinstance(source, (str, Path)) else model.proto.graph.name) or "model"
     walk = Walk(model, handlers, title, input_layout)
     graph = patterns.recognise(Editor(walk.run()).finish())
-    return qdq.integers(graph, walk.stored)
+    return integers(graph, walk.stored, float_io)

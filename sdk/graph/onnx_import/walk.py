@@ -118,6 +118,7 @@ class Walk:
 
     def __init__(self, source: Source, handlers: Mapping[str, Handler], name: str, input_layout: str | None = None) -> None:
         self.source, self.handlers, self.builder, self.input_layout = source, handlers, Builder(name), input_layout
+        self.outputs = [o.name for o in source.proto.graph.output]
         self.values: dict[str, Any] = {}
         self.stored: dict[str, Stored] = {}  # by origin
         self._declared: dict[str, tuple[tuple[int, ...], str]] | None = None
@@ -128,8 +129,8 @@ class Walk:
             self.values[entry.name] = self._input(entry.name, entry.shape, entry.dtype)
         for node in self.source.proto.graph.node:
             self.visit(node)
-        outputs = [o.name for o in self.source.proto.graph.output]
-        missing = [o for o in outputs if o not in self.values]
+        outputs = self.outputs
+        missing = [o for o in outputs if o not in self.values and o not in self.source.weights]
         if missing:
             raise ModelError(f"the output {missing[0]!r} is computed by no node; the file is damaged, so export it again")
         self.builder.scope, self.builder.source = "output", None
@@ -160,7 +161,8 @@ class Walk:
             array = value.value
             if value.origin is None and array.dtype.kind == "f" and np.isneginf(array).any():
                 array = np.where(np.isneginf(array), np.float32(MASKED), array)  # a computed attention mask
-            return self.builder.const(value.origin or f"{self.builder.scope or 'const'}.const", array, value.origin)
+            stem = value.origin or f"{self.builder.scope or 'const'}.const"
+            return self.builder.const(f"{stem}.stored" if stem in self.outputs else stem, array, value.origin)
         if isinstance(value, str):
             return value
         raise Unknown
@@ -173,7 +175,7 @@ class Walk:
 
     def _output(self, name: str) -> str:
         """A tensor that a node writes: inputs and constants that are handed through get a reshape of their own."""
-        value = self.values[name]
+        value = self.lookup(name)
         tensor = self.as_tensor(value)
         if isinstance(value, Const) or tensor in self.builder.inputs:
             return self.builder.op("reshape", tensor, shape=self.builder.shape(tensor))
