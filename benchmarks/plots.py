@@ -46,3 +46,47 @@ def _bars(axis, rows: Sequence[Row], title: str) -> None:  # type: ignore[no-unt
     axis.tick_params(length=0, colors=INK)
     for side in axis.spines.values():
         side.set_visible(False)
+
+
+def linux_chart(rows: Sequence[Row], path: Path) -> None:
+    """Latency of every contender as a multiple of the best peer's, a panel a precision, into an SVG. Ours is drawn on top."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    matplotlib.rcParams["svg.hashsalt"] = "embarq"
+    from matplotlib import pyplot as plt
+
+    picked = [r for r in rows if r.metric == "ratio_to_best_peer"]
+    precisions = sorted({r.case.split("/")[1] for r in picked})
+    figure, axes = plt.subplots(1, len(precisions), figsize=(11, 0.6 + 0.33 * len(picked) / max(len(precisions), 1) + 1), squeeze=False)
+    for axis, precision in zip(axes[0], precisions, strict=True):
+        _ratios(axis, [r for r in picked if r.case.split("/")[1] == precision], precision)
+    axes[0][0].legend(loc="upper right", fontsize=8, frameon=False)
+    figure.suptitle("Latency as a multiple of the fastest peer, one run on one computer (left is faster)", color=INK, fontsize=10)
+    figure.tight_layout()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, metadata={"Date": None})
+    plt.close(figure)
+
+
+#: A mark and a colour for every peer, so that the chart reads without colour too.
+PEER_MARKS = {"eager": ("x", "#adb5bd"), "compile": ("+", "#868e96"), "onnx": ("s", "#e8590c"), "litert": ("^", "#2f9e44"), "executorch": ("v", "#9c36b5")}
+
+
+def _ratios(axis, rows: Sequence[Row], title: str) -> None:  # type: ignore[no-untyped-def]
+    labels = ["/".join(row.case.split("/")[::2]) for row in rows]
+    for name, (mark, colour) in PEER_MARKS.items():
+        points = [(row.peers[name], place) for place, row in enumerate(rows) if name in row.peers]
+        if points:
+            axis.scatter(*zip(*points, strict=True), marker=mark, color=colour, s=28, label=name)
+    axis.scatter([row.value for row in rows], range(len(rows)), color=OURS, s=46, label="embarq", zorder=3)
+    axis.axvline(1, color=THEIRS, lw=1, zorder=0)
+    axis.set_xscale("log")
+    axis.set_xticks([1, 2, 4, 8, 16], ["1x", "2x", "4x", "8x", "16x"])
+    axis.minorticks_off()
+    axis.set_yticks(range(len(rows)), labels, fontsize=8)
+    axis.invert_yaxis()
+    axis.set_title(title, fontsize=9, color=GREY)
+    axis.tick_params(length=0, colors=INK)
+    for side in axis.spines.values():
+        side.set_visible(False)
