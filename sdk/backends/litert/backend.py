@@ -10,9 +10,10 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from sdk.backends.litert.flatfile import weights_bytes
+from sdk.backends.litert.interface import float_edges, keep_names
 from sdk.backends.litert.legalise import legalise
-from sdk.backends.litert.names import keep_names
-from sdk.backends.litert.writer import WRITINGS, no_operator, write
+from sdk.backends.litert.writer import fill, no_operator, write
 from sdk.backends.payload import Payload, Port
 from sdk.errors import UnsupportedOp, UsageError
 from sdk.graph.ir import Graph, Node, Tensor
@@ -45,14 +46,28 @@ def refusal(model: Source, recipe: Recipe) -> str | None:
         return f"LiteRT files are written in float32 and int8, not in {recipe.precision}; choose {others[recipe.precision]}"
     if model.is_quantised and recipe.precision == "float32":
         return f"{model.name} is quantised and was asked for in float32; load the float model, or choose int8"
-    as_it_is = is_file(model, recipe)
-    for node in model.graph.nodes:
-        if as_it_is and not str(node.attrs.get("kind", "")).startswith("CUSTOM:"):
-            continue  # LiteRT knows its own operators, also those our graph has no name for
-        if node.op not in WRITINGS:
-            return f"{model.name}: {no_operator(node)}"
+    reason = _custom(model) if is_file(model, recipe) else _unwritable(model, recipe)
+    if reason:
+        return reason
     if recipe.precision == "int8" and not any(t.dtype in ("float32", "int8", "int16") for t in model.graph.activations()):
         return f"{model.name} computes nothing in float32 that could be quantised; choose float32, which leaves its integers alone"
+    return None
+
+
+def _custom(model: Source) -> str | None:
+    """LiteRT knows its own operators, also those our graph has no name for; it does not know other people's."""
+    custom = (node for node in model.graph.nodes if str(node.attrs.get("kind", "")).startswith("CUSTOM:"))
+    return next((f"{model.name}: {no_operator(node)}" for node in custom), None)
+
+
+def _unwritable(model: Source, recipe: Recipe) -> str | None:
+    """What the writer says of the graph, without making the bytes."""
+    try:
+        fill(model.graph)
+        if recipe.precision == "float32":
+            weights_bytes(model.graph.constants(), model.name)
+    except UnsupportedOp as error:
+        return f"{model.name}: {error}"
     return None
 
 
@@ -64,8 +79,7 @@ def is_file(model: Source, recipe: Recipe) -> bool:
 def emit(model: Source, recipe: Recipe, samples: Any = (), progress: Any = None) -> Payload:
     """The payload. `samples` are calibration inputs for int8; `progress(sentence)` is told what takes time.
 
-    Raises UnsupportedOp with `refusal`'s sentence, or where only writing shows what LiteRT cannot express; UsageError when int8
-    lacks samples.
+    Raises UnsupportedOp with `refusal`'s sentence, UsageError when int8 lacks samples.
     """
     reason = refusal(model, recipe)
     if reason:
@@ -73,7 +87,9 @@ def emit(model: Source, recipe: Recipe, samples: Any = (), progress: Any = None)
     if is_file(model, recipe):
         return _payload(model.graph, model.content(), ("The .tflite is used as it came.",))
     if model.is_quantised:
-        return _payload(model.graph, write(_prepared(model.graph)), ("The model came quantised; its integers are kept as they are.",))
+        # an ONNX file takes real numbers also where it is quantised; the importer hands microcontrollers the integers
+        graph = float_edges(model.graph) if model.kind == "onnx" else model.graph
+        return _payload(graph, write(_prepared(graph)), ("The model came quantised; its integers are kept as they are.",))
     if recipe.precision == "float32":
         return _payload(model.graph, write(_prepared(model.graph)), ())
     graph, notes = _int8(model, samples, progress)

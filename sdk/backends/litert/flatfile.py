@@ -6,7 +6,7 @@ published schema; flatbuffers' `Builder` lays them out, so nothing but the packa
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -48,9 +48,7 @@ class Operator:
 
 def encode(tensors: Sequence[Tensor], operators: Sequence[Operator], inputs: Sequence[str], outputs: Sequence[str], name: str) -> bytes:
     """The file. Raises UnsupportedOp when the weights do not fit a FlatBuffer."""
-    size = sum(t.size_bytes for t in tensors if t.data is not None)
-    if size > LARGEST_BYTES:
-        raise UnsupportedOp(f"the weights of {name} take {size:,} bytes and a .tflite file holds {LARGEST_BYTES:,}; choose int8, or the engine onnx")
+    size = weights_bytes(tensors, name)
     index = {t.name: i for i, t in enumerate(tensors)}
     codes = list(dict.fromkeys((o.kind, o.version) for o in operators))
     buffers: list[Fields] = [{}]
@@ -64,6 +62,14 @@ def encode(tensors: Sequence[Tensor], operators: Sequence[Operator], inputs: Seq
         7: ("tables", [_signature(inputs, outputs, index)]),
     }  # fmt: skip
     return _bytes(model, size)
+
+
+def weights_bytes(tensors: Iterable[Tensor], name: str) -> int:
+    """Bytes of all constants. Raises UnsupportedOp when they do not fit a FlatBuffer."""
+    size = sum(t.size_bytes for t in tensors if t.data is not None)
+    if size > LARGEST_BYTES:
+        raise UnsupportedOp(f"the weights of {name} take {size:,} bytes and a .tflite file holds {LARGEST_BYTES:,}; choose int8, or the engine onnx")
+    return size
 
 
 def _tensor(tensor: Tensor, buffers: list[Fields]) -> Fields:

@@ -91,6 +91,13 @@ def _hard_sigmoid(r: _Rewriting, node: Node) -> None:
     r.add(node, "mul", (gate, r.const("sixth", 1 / 6)), node.outputs[0], activation="none")
 
 
+def _hard_swish(r: _Rewriting, node: Node) -> None:
+    """x * relu6(x + 3) / 6. LiteRT has an int8 kernel, but XNNPACK none: each would break the net in two and take longer than its neighbours."""
+    gate = r.add(node, "add", (node.inputs[0], r.const("three", 3.0)), activation="relu6")
+    share = r.add(node, "mul", (gate, r.const("sixth", 1 / 6)), activation="none")
+    r.add(node, "mul", (node.inputs[0], share), node.outputs[0], activation="none")
+
+
 def _neg(r: _Rewriting, node: Node) -> None:
     r.add(node, "mul", (node.inputs[0], r.const("minus_one", -1.0)), node.outputs[0], activation="none")
 
@@ -161,6 +168,7 @@ def _softmax(r: _Rewriting, node: Node) -> None:
 RULES: Mapping[str, Callable[[_Rewriting, Node], None]] = {
     "silu": _silu,
     "hard_sigmoid": _hard_sigmoid,
+    "hard_swish": _hard_swish,
     "neg": _neg,
     "clip": _clip,
     "layer_norm": _layer_norm,

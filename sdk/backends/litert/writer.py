@@ -56,13 +56,19 @@ WRITINGS: Mapping[str, Writing] = {
 
 def write(graph: Graph) -> bytes:
     """The file's bytes. Raises UnsupportedOp for a node LiteRT cannot express, with its name and place in the source."""
+    sheet = fill(graph)
+    return encode(list(sheet.tensors.values()), sheet.operators, graph.inputs, graph.outputs, graph.name)
+
+
+def fill(graph: Graph) -> Sheet:
+    """Every operator and tensor of the file, before it becomes bytes: cheap, and raises what `write` raises for a node."""
     sheet = Sheet(graph)
     for node in graph.nodes:
         writing = WRITINGS.get(node.op)
         if writing is None:
             raise UnsupportedOp(no_operator(node))
         writing(sheet, node)
-    return encode(list(sheet.tensors.values()), sheet.operators, graph.inputs, graph.outputs, graph.name)
+    return sheet
 
 
 def no_operator(node: Node) -> str:
@@ -72,4 +78,4 @@ def no_operator(node: Node) -> str:
     return f"LiteRT's writer has no operator for {kind}{where}; choose the engine onnx or executorch, which take any op their exporters take"
 
 
-__all__ = ["WRITINGS", "no_operator", "write"]
+__all__ = ["WRITINGS", "fill", "no_operator", "write"]

@@ -1,4 +1,4 @@
-"""Outputs under the names of the source model, after passes that renamed or replaced them."""
+"""What the source model takes and gives, after importers and passes that changed it: float32 at the edges, outputs' names."""
 
 from __future__ import annotations
 
@@ -28,6 +28,24 @@ def keep_names(graph: Graph, wanted: Sequence[str]) -> Graph:
     if not renamed and not copies:
         return graph
     return _apply(graph, renamed, copies, wanted)
+
+
+def float_edges(graph: Graph) -> Graph:
+    """Integer inputs and outputs as the real numbers they stand for, under the same names: quantised and dequantised inside."""
+    ports = dict.fromkeys(name for name in (*graph.inputs, *graph.outputs) if _is_scaled(graph[name]))
+    if not ports:
+        return graph
+    inner = {name: _free(graph, f"{name}.{graph[name].dtype}", graph.outputs) for name in ports}
+    moved = _apply(graph, inner, [], [inner.get(n, n) for n in graph.outputs])
+    tensors = dict(moved.tensors) | {name: Tensor(name, graph[name].shape, "float32") for name in ports}
+    before = [Node(f"{name}.quantize", "quantize", (name,), (inner[name],), source=f"input {name}") for name in graph.inputs if name in ports]
+    after = [Node(f"{name}.dequantize", "dequantize", (inner[name],), (name,), source=f"output {name}")
+             for name in dict.fromkeys(graph.outputs) if name in ports and name not in graph.inputs]  # fmt: skip
+    return moved.with_nodes([*before, *moved.nodes, *after], tensors, inputs=graph.inputs, outputs=graph.outputs)
+
+
+def _is_scaled(tensor: Tensor) -> bool:
+    return tensor.dtype in ("int8", "int16") and tensor.quant is not None and tensor.data is None
 
 
 def _free(graph: Graph, name: str, wanted: Sequence[str]) -> str:
