@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -47,19 +49,36 @@ class Model:
         return f"{self.name}: {self.kind}, {len(g.nodes)} ops, input {shapes}, {sum(t.size_bytes for t in g.constants()):,} bytes of weights"
 
 
-def load(source: Any, example: Any = None, *, name: str | None = None, input_layout: str | None = None) -> Model:
+def load(
+    source: Any, example: Any = None, *, name: str | None = None, input_layout: str | None = None, prepare: Sequence[Callable[[Any], Any]] = ()
+) -> Model:
     """Read a model.
 
     source: an `nn.Module` (with `example`, one input of its fixed shape), a `.pt2`, `.onnx` or `.tflite` file, or a `Graph`.
     example: for an .onnx file only where its shapes are not fixed: its shape stands for them.
     input_layout: "nhwc" to hand a channel-first torch or ONNX model channel-last inputs, without a transpose on the device.
+    prepare: functions from a module to a module, applied in order to a copy of an `nn.Module` before it is exported: where methods
+    that merge tokens or remove layers act.
     Raises `ModelError` when the model is damaged or has no fixed shapes, `UsageError` when it is none of these.
     """
-    model = _load(source, example, name, input_layout)
+    prepared = _prepared(source, prepare) if prepare else source
+    model = _load(prepared, example, name or (type(source).__name__.lower() if prepare else None), input_layout)
     from sdk.graph.verify import verify
 
     verify(model.graph)
     return model
+
+
+def _prepared(module: Any, prepare: Sequence[Callable[[Any], Any]]) -> Any:
+    """A copy of `module` after every function; the user's own stays as it is."""
+    if not (hasattr(module, "state_dict") and callable(module)):
+        raise UsageError(f"prepare= changes a torch module before it is exported, and {type(module).__name__} is none; give the nn.Module")
+    made = copy.deepcopy(module)
+    for step in prepare:
+        made = step(made)
+        if not (hasattr(made, "state_dict") and callable(made)):
+            raise UsageError(f"prepare step {getattr(step, '__name__', step)!r} returned a {type(made).__name__}; return the nn.Module it made")
+    return made
 
 
 def _load(source: Any, example: Any, name: str | None, input_layout: str | None) -> Model:
