@@ -16,7 +16,7 @@ DTYPES = ("float32", "float64", "float16", "int8", "uint8", "int16", "uint16", "
 
 def pack(array: np.ndarray) -> dict[str, Any]:
     """{"dtype", "shape", "data"}: little-endian values in C order, base64."""
-    array = np.ascontiguousarray(array)
+    array = np.asarray(array, order="C")  # not ascontiguousarray, which gives a scalar one dimension
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
     return {"dtype": array.dtype.name, "shape": list(array.shape), "data": base64.b64encode(little.tobytes()).decode()}
 
