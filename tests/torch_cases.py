@@ -99,7 +99,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[Shape, ...]]] = {
     "upsample_nearest2d size": (lambda: nn.Upsample(size=(5, 13)), (IMAGE,)),
     "upsample_bilinear2d": (lambda: nn.Upsample(scale_factor=2, mode="bilinear"), (IMAGE,)),
     "upsample_bilinear2d corners": (lambda: nn.Upsample(size=(9, 4), mode="bilinear", align_corners=True), (IMAGE,)),
-    "lstm-free embedding": (lambda: nn.Sequential(Of(lambda x: (x * 0).to(torch.int64) + 2), nn.Embedding(5, 3)), (ROWS,)),
+    "embedding of computed indices": (lambda: nn.Sequential(Of(lambda x: (x * 0).to(torch.int64) + 2), nn.Embedding(5, 3)), (ROWS,)),
 }
 
 MATH: dict[str, tuple[Callable[..., Any], tuple[Shape, ...]]] = {
@@ -232,7 +232,7 @@ OPAQUE: dict[str, tuple[Callable[..., Any], tuple[Shape, ...], str]] = {
     "dropout in training": (lambda x: F.dropout(x, 0.5, True), (ROWS,), "aten::dropout"),
     "circular padding": (lambda x: F.pad(x, (1, 1), mode="circular"), (SIGNAL,), "aten::pad"),
     "other powers": (lambda x: x.abs() ** 1.7, (ROWS,), "aten::pow"),
-    "a unknown op": (lambda x: torch.erfinv(x.tanh()), (ROWS,), "aten::erfinv"),
+    "an unknown op": (lambda x: torch.erfinv(x.tanh()), (ROWS,), "aten::erfinv"),
     "cumulated": (lambda x: x.cumsum(1), (ROWS,), "aten::cumsum"),
     "weights computed": (lambda x, w: F.conv2d(x, w), (IMAGE, (3, 4, 2, 2)), "aten::conv2d"),
     "linear computed": (lambda x, w: F.linear(x, w), (ROWS, (2, 5)), "aten::linear"),
