@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdk.backends.litert.legalise import legalise
+from sdk.backends.litert.split_depthwise import MOST_TAPS, split_depthwise, tiles
 from sdk.backends.litert.writer import WRITINGS, write
 from sdk.errors import UnsupportedOp
 from sdk.graph.builder import Builder
@@ -20,8 +21,10 @@ from sdk.graph.from_tflite import from_tflite
 from sdk.graph.interpreter import run
 from sdk.graph.ir import Graph, Quant
 from sdk.graph.ops import OPS
+from sdk.graph.verify import verify
 from sdk.passes.quantise import QuantOptions, quantise
 from tests.litert_cases import CASES
+from tests.small_models import float_cnn
 from tests.strategies import float_graphs, seeds
 from tests.tflite_writer import kernels, reference
 
@@ -316,6 +319,46 @@ def test_random_integer_graphs_give_the_same_bytes(graph: Graph, seed: int, floa
 def test_random_integer_graphs_give_the_same_bytes_at_length(graph: Graph, seed: int, float_io: bool) -> None:
     small = quantised(graph, seed, float_io)
     same_bytes(small, feed_for(small, np.random.default_rng(seed)))
+
+
+# ---- large depthwise kernels -----------------------------------------------------------------------------------------
+
+
+@given(height=st.integers(1, 30), width=st.integers(1, 30))
+def test_tiles_cover_a_kernel_once_and_are_small(height: int, width: int) -> None:
+    seen = np.zeros((height, width), int)
+    for y, x, rows, columns in tiles(height, width):
+        assert 0 < rows * columns <= MOST_TAPS
+        seen[y : y + rows, x : x + columns] += 1
+        assert seen[y : y + rows, x : x + columns].shape == (rows, columns)
+    assert (seen == 1).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=seeds, kernel=st.tuples(st.integers(1, 9), st.integers(1, 9)), stride=st.tuples(st.integers(1, 3), st.integers(1, 3)),
+       pads=st.lists(st.integers(0, 4), min_size=4, max_size=4), multiplier=st.integers(1, 2), bias=st.booleans())  # fmt: skip
+def test_a_large_depthwise_kernel_is_a_sum_of_small_ones(seed: int, kernel: tuple, stride: tuple, pads: list, multiplier: int, bias: bool) -> None:
+    rng = np.random.default_rng(seed)
+    b = Builder("large")
+    x = b.input("x", (1, 11, 10, 3), "float32")
+    w = b.const("w", rng.normal(size=(1, *kernel, 3 * multiplier)).astype(np.float32), "layer.weight")
+    terms = b.const("b", rng.normal(size=3 * multiplier).astype(np.float32)) if bias else ""
+    attrs = {"stride": stride, "dilation": (1, 1), "padding": ((pads[0], pads[1]), (pads[2], pads[3])), "multiplier": multiplier, "activation": "relu6"}
+    graph = b.graph([b.op("depthwise_conv2d", x, w, terms, **attrs)])
+    split = split_depthwise(graph)
+    verify(split)
+    weights = [split[n.inputs[1]] for n in split.nodes if n.op == "depthwise_conv2d"]
+    assert all(t.shape[1] * t.shape[2] <= MOST_TAPS and t.origin == "layer.weight" for t in weights)
+    feed = feed_for(graph, rng)
+    assert np.abs(outputs(split, feed)[0] - outputs(graph, feed)[0]).max() <= 2e-5
+
+
+def test_small_kernels_are_left_alone() -> None:
+    graph = float_cnn()
+    assert split_depthwise(graph).nodes == graph.nodes
+
+
+# ---- what cannot be written ------------------------------------------------------------------------------------------
 
 
 def test_an_integer_pool_that_leaves_out_an_odd_border_is_refused_with_its_name() -> None:

@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from sdk.backends.litert.flatfile import weights_bytes
 from sdk.backends.litert.interface import float_edges, keep_names
 from sdk.backends.litert.legalise import legalise
+from sdk.backends.litert.split_depthwise import split_depthwise
 from sdk.backends.litert.writer import fill, no_operator, write
 from sdk.backends.payload import Payload, Port
 from sdk.errors import UnsupportedOp, UsageError
@@ -91,7 +92,7 @@ def emit(model: Source, recipe: Recipe, samples: Any = (), progress: Any = None)
         graph = float_edges(model.graph) if model.kind == "onnx" else model.graph
         return _payload(graph, write(_prepared(graph)), ("The model came quantised; its integers are kept as they are.",))
     if recipe.precision == "float32":
-        return _payload(model.graph, write(_prepared(model.graph)), ())
+        return _payload(model.graph, write(split_depthwise(_prepared(model.graph))), ())
     graph, notes = _int8(model, samples, progress)
     return _payload(model.graph, write(graph), notes)
 
@@ -107,7 +108,7 @@ def int8_graph(graph: Graph, samples: Any) -> tuple[Graph, tuple[str, ...]]:
     """(the int8 graph that is written, with float32 inputs and outputs; names of the nodes left in float32)."""
     from sdk.passes.quantise import QuantOptions, quantise
 
-    ready, floats = legalise(_prepared(graph))
+    ready, floats = legalise(split_depthwise(_prepared(graph)))
     ready = _prepared(ready)  # a clamp that turned out to be an activation is fused
     kept = tuple(node.name for node in ready.nodes if node.name in floats or _faster_in_float(ready, node))
     made = quantise(ready, samples, QuantOptions(float_io=True, keep_float=kept))
