@@ -11,6 +11,8 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from sdk.graph.ir import Graph
+
 F32 = np.float32
 Shape = tuple[int | str, ...]
 
@@ -75,6 +77,11 @@ def reference(content: bytes | str | Path, values: Sequence[np.ndarray]) -> list
     """ONNX Runtime's outputs."""
     runner = session(content)
     return runner.run(None, {i.name: v for i, v in zip(runner.get_inputs(), values, strict=True)})
+
+
+def float_nodes(graph: Graph) -> list[str]:
+    """What computes on real numbers, besides the conversion of the input."""
+    return [n.op for n in graph.nodes if n.op != "quantize" and graph[n.inputs[0]].dtype == "float32"]
 
 
 def small_cnn(seed: int = 0, size: int = 8) -> bytes:

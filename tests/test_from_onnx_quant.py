@@ -1,9 +1,8 @@
-"""Quantised ONNX models: the file's integers are kept exactly, results stay within a step of ONNX Runtime's, and firmware runs them."""
+"""Quantised ONNX operators: the file's integers are kept exactly, and results stay within a step of ONNX Runtime's."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,23 +17,17 @@ from sdk.graph.from_onnx import from_onnx
 from sdk.graph.interpreter import run
 from sdk.graph.ir import Graph
 from sdk.graph.verify import verify
-from sdk.passes.pipeline import prepare
 from tests.strategies import damaged, seeds
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 from onnx import TensorProto, numpy_helper  # noqa: E402
 
-from tests.onnx_models import F32, model, node, rand, reference  # noqa: E402
+from tests.onnx_models import F32, float_nodes, model, node, rand, reference  # noqa: E402
 
 RANGES = {"uint8": (0, 255), "int8": (-128, 127)}
 #: The most that one layer's result may differ from ONNX Runtime's: LiteRT rounds a fixed-point product, ONNX Runtime a float.
 STEPS_PER_LAYER = 1
-
-
-def float_nodes(graph: Graph) -> list[str]:
-    """What computes on real numbers, besides the conversion of the input."""
-    return [n.op for n in graph.nodes if n.op != "quantize" and graph[n.inputs[0]].dtype == "float32"]
 
 
 # ---- single layers -----------------------------------------------------------------------------------------------
@@ -179,6 +172,64 @@ def test_resize_of_integers(mode: str) -> None:
     assert not float_nodes(graph) and apart <= 1 + 1e-3
 
 
+def between(op: str, inputs: Sequence[str], stored: dict[str, Any], shape: tuple[int, ...], scale: float = 0.2, **attrs: Any) -> bytes:
+    """x -> Q -> DQ (r) -> op -> Q -> DQ, and a DequantizeLinear of the stored w (wr) for ops that read one."""
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["r"])]
+    nodes += [node("DequantizeLinear", ["w", "ws", "wz"], ["wr"])] if "w" in stored else []
+    nodes += [node(op, inputs, ["f"], **attrs), node("QuantizeLinear", ["f", "t", "z"], ["fq"]), node("DequantizeLinear", ["fq", "t", "z"], ["y"])]
+    return model(nodes, {"x": shape}, {"s": F32(0.05), "t": F32(scale), "z": np.array(120, np.uint8), **stored})
+
+
+def test_a_dense_weight_keeps_its_zero_point() -> None:
+    w = np.random.default_rng(0).integers(0, 256, (8, 5)).astype(np.uint8)
+    content = between("MatMul", ["r", "wr"], {"w": w, "ws": F32(0.01), "wz": np.array(90, np.uint8)}, (3, 8))
+    graph, apart = steps_apart(content, [rand(3, 8)], 0.2)
+    (layer,) = [n for n in graph.nodes if n.op == "dense"]
+    weight = graph[layer.inputs[1]]
+    assert not float_nodes(graph) and apart <= STEPS_PER_LAYER + 1e-3
+    assert weight.zero_point == 90 - 128 and np.array_equal(np.asarray(weight.data).T.astype(int) + 128, w)
+
+
+def test_a_bias_beyond_the_precision_of_float_is_kept() -> None:
+    bias = np.array([2**28 + 1, -(2**27) - 3, 5], np.int32)
+    scale = np.full(3, F32(0.05) * F32(0.01), F32)
+    w = np.ones((3, 2, 1, 1), np.int8)
+    graph = from_onnx(quantised_layer("Conv", [(1, 2, 2, 2)], [(w, 0.01, 0), (bias, scale, 0)], [0.05, 0.1], "int8", 0))
+    (layer,) = [n for n in graph.nodes if n.op == "conv2d"]
+    assert np.array_equal(np.asarray(graph[layer.inputs[2]].data), bias)
+
+
+def test_one_initialiser_read_with_two_scales() -> None:
+    w = np.array([[1, -2], [3, 4]], np.int8)
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("DequantizeLinear", ["q", "s", "z"], ["r"]), node("DequantizeLinear", ["w", "s"], ["a"]),
+             node("DequantizeLinear", ["w", "t"], ["b"]), node("MatMul", ["r", "a"], ["m"]), node("QuantizeLinear", ["m", "t", "z"], ["mq"]),
+             node("DequantizeLinear", ["mq", "t", "z"], ["mr"]), node("MatMul", ["mr", "b"], ["n"]), node("QuantizeLinear", ["n", "t", "z"], ["nq"]),
+             node("DequantizeLinear", ["nq", "t", "z"], ["y"])]  # fmt: skip
+    content = model(nodes, {"x": (1, 2)}, {"w": w, "s": F32(0.05), "t": F32(0.02), "z": np.array(0, np.int8)})
+    graph, apart = steps_apart(content, [rand(1, 2)], 0.02)
+    assert not float_nodes(graph) and apart <= 2 * STEPS_PER_LAYER
+    assert [graph[n.inputs[1]].scale for n in graph.nodes if n.op == "dense"] == [float(F32(0.05)), float(F32(0.02))]
+
+
+@pytest.mark.parametrize(("value", "scale", "whole"), [(0.0, 0.05, True), (0.0, 0.2, True), (0.5, 0.2, True), (0.33, 0.05, True), (0.33, 0.01, True), (0.33, 0.07, False)])
+def test_padding_is_integer_where_its_value_is(value: float, scale: float, whole: bool) -> None:
+    content = between("Pad", ["r", "p", "v"], {"p": np.array([0, 0, 1, 1, 0, 0, 1, 0]), "v": F32(value)}, (1, 2, 3, 4), scale=scale)
+    graph, apart = steps_apart(content, [rand(1, 2, 3, 4)], scale)
+    assert (not float_nodes(graph)) == whole and apart <= (1e-3 if scale == 0.05 else STEPS_PER_LAYER + 1e-3)
+
+
+def test_padding_of_integers_is_given_as_an_integer() -> None:
+    nodes = [node("QuantizeLinear", ["x", "s", "z"], ["q"]), node("Pad", ["q", "p", "v"], ["m"]), node("DequantizeLinear", ["m", "s", "z"], ["y"])]
+    stored = {"s": F32(0.05), "z": np.array(120, np.uint8), "p": np.array([0, 1, 0, 2]), "v": np.array(130, np.uint8)}
+    graph, apart = steps_apart(model(nodes, {"x": (2, 3)}, stored), [rand(2, 3)], 0.05)
+    assert not float_nodes(graph) and apart < 1e-3
+
+
+def test_softmax_along_an_inner_axis_stays_real() -> None:
+    graph, apart = steps_apart(between("Softmax", ["r"], {}, (1, 3, 4), scale=0.01, axis=1), [rand(1, 3, 4)], 0.01)
+    assert "softmax" in float_nodes(graph) and apart <= 1 + 1e-3
+
+
 # ---- what stays in real numbers ----------------------------------------------------------------------------------
 
 
@@ -271,87 +322,7 @@ def test_float_weights_quantised_in_the_file() -> None:
     assert layer.attrs["activation"] == "relu"
 
 
-# ---- models that onnxruntime quantised -----------------------------------------------------------------------------
-
-
-def quantise(name: str, folder: Path, form: str, kind: str, per_channel: bool) -> bytes:
-    """A net of `tests.onnx_nets`, calibrated and quantised by onnxruntime."""
-    quantization = pytest.importorskip("onnxruntime.quantization")
-    from onnxruntime.quantization.shape_inference import quant_pre_process
-
-    from tests import onnx_nets
-
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc, name-defined]
-        def __init__(self) -> None:
-            self.rows = iter([{"x": x} for x in onnx_nets.samples(name)])
-
-        def get_next(self) -> Any:
-            return next(self.rows, None)
-
-    (folder / "float.onnx").write_bytes(onnx_nets.exported(name))
-    quant_pre_process(folder / "float.onnx", folder / "clean.onnx")
-    quantization.quantize_static(
-        folder / "clean.onnx", folder / "int8.onnx", Reader(), per_channel=per_channel, weight_type=quantization.QuantType.QInt8,
-        quant_format=getattr(quantization.QuantFormat, form), activation_type=getattr(quantization.QuantType, kind),
-    )  # fmt: skip
-    return (folder / "int8.onnx").read_bytes()
-
-
-FORMS = [("QDQ", "QInt8", True), ("QDQ", "QUInt8", False), ("QOperator", "QUInt8", True), ("QOperator", "QInt8", False)]
-
-
-@pytest.mark.parametrize(("form", "kind", "per_channel"), FORMS)
-@pytest.mark.parametrize("name", ["mobilenet_v2", "mobilenet_v3", "resnet", "encoder"])
-def test_statically_quantised_net(name: str, form: str, kind: str, per_channel: bool, tmp_path: Path) -> None:
-    pytest.importorskip("torch")
-    pytest.importorskip("onnxscript")
-    from tests import onnx_nets
-
-    content = quantise(name, tmp_path, form, kind, per_channel)
-    graph = from_onnx(content, float_io=True)
-    verify(graph)
-    assert "opaque" not in [n.op for n in graph.nodes]
-    # onnxruntime has no QLinear form of a layer norm, and leaves what is next to it in real numbers
-    assert set(float_nodes(graph)) <= ({"layer_norm", "reshape", "mean"} if (name, form) == ("encoder", "QOperator") else set())
-    clean = prepare(graph)
-    _check_integers(clean, content)
-    scale = clean[clean.nodes[-1].inputs[0]].scale
-    for x in onnx_nets.samples(name, 4):
-        apart = np.abs(run(clean, [x])[clean.outputs[0]] - reference(content, [x])[0]).max() / scale
-        assert apart <= 3 + 1e-3, "layers that are a step off at most do not end many steps apart"
-
-
-def _check_integers(graph: Graph, content: bytes) -> None:
-    """Every int8 weight with an origin holds the file's integers; at least one does."""
-    made = onnx.load_from_string(content)
-    stored = {t.name: numpy_helper.to_array(t) for t in made.graph.initializer}
-    weights = [graph[n.inputs[1]] for n in graph.nodes if n.op in ("conv2d", "depthwise_conv2d", "dense") and graph[n.inputs[1]].dtype == "int8"]
-    assert weights
-    for tensor in weights:
-        assert tensor.data is not None and tensor.quant is not None
-        assert np.array_equal(np.sort(tensor.data, axis=None), np.sort(stored[tensor.origin or ""], axis=None))
-        named = [v for k, v in stored.items() if k.startswith((tensor.origin or "").removesuffix("_quantized") + "_scale")]
-        assert named and np.array_equal(np.ravel(named[0]), np.array(tensor.quant.scale, F32))
-
-
-def test_quantised_net_runs_on_the_emulated_board(tmp_path: Path) -> None:
-    for package in ("torch", "onnxscript", "unicorn", "ziglang"):
-        pytest.importorskip(package)
-    from tests import onnx_nets
-
-    quantise("mobilenet_v2", tmp_path, "QDQ", "QInt8", True)
-    loaded = sdk.load(tmp_path / "int8.onnx")
-    assert loaded.is_quantised
-    plan = sdk.plan("stm32f405", loaded)
-    assert plan.fits
-    (x,) = onnx_nets.samples("mobilenet_v2", 1)
-    with sdk.compile(plan).flash("emulator") as board:  # proves the golden vectors on the way
-        found = board.run(x)  # real values, which are quantised on the way
-    graph = prepare(loaded.graph)
-    source, out = graph[graph.inputs[0]], graph[graph.outputs[0]]
-    assert source.dtype == out.dtype == "int8"
-    assert np.array_equal(found, dequantise_array(out, run(graph, [check_input(source, x)])[out.name]))
-    assert np.abs(found - reference(tmp_path / "int8.onnx", [x])[0]).max() <= 3 * out.scale
+# ---- files that are not sound ---------------------------------------------------------------------------------------
 
 
 @settings(max_examples=150)

@@ -193,6 +193,8 @@ class _Fuse:
         found = [self._operand(editor, n, dtype) for n in node.inputs]
         if any(f is None for f in found) or (node.op in FIXED and dtype != "int8"):
             return None
+        if node.op == "pad" and editor[found[0] or ""].quant != quant and not _pads_exactly(node, editor[found[0] or ""].quant):
+            return None  # the padding would be rounded at both scales
         names = [f for f in found if f is not None]
         if node.op in ("concat", "maximum", "minimum"):
             names = [n if editor[n].quant == quant else _requantized(editor, n, node, dtype, quant) for n in names]
