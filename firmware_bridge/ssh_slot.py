@@ -121,6 +121,10 @@ class Slot:
         """Let `current` name the artifact before again; its id. Raises `DeviceError` when there is none."""
         return str(self._switch("rollback")["current"])
 
+    def discard(self) -> None:
+        """Take the package away unless it is in use."""
+        self._switch("discard", self.package.id)
+
     def reject(self) -> str:
         """Take the package away after a failed proof; what the device has now, as the end of a sentence."""
         now = self._switch("reject", self.package.id)["current"]

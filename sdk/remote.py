@@ -178,7 +178,8 @@ class RemoteSession:
         vectors = [(list(x), list(y)) for x, y in zip(golden.inputs, golden.outputs, strict=True)]
         tolerance = float(self.artifact.manifest["golden"]["tolerance"])
         found = prove(vectors, [t.name for t in self.outputs], tolerance, self._run, progress)
-        return RemoteVerifyReport(**found, peak_rss_bytes=self.health()["peak_rss_bytes"], where=self.client.pipe.name)
+        note = str(self.info().get("note") or "")
+        return RemoteVerifyReport(**found, details=(note,) if note else (), peak_rss_bytes=self.health()["peak_rss_bytes"], where=self.client.pipe.name)
 
     def profile(self, *inputs: Any, repeats: int = 20) -> RemoteProfile:
         """Mean ms of each operation over `repeats` runs, where the engine tells; the first golden input unless given others."""
@@ -210,10 +211,13 @@ def _real(tensor: Tensor, array: np.ndarray) -> np.ndarray:
     return dequantise_array(tensor, array) if tensor.quant is not None else array
 
 
-def open_remote(artifact: Artifact, target: str = "local", progress: Progress | None = None, *, verify: bool = True, ask: Ask | None = None) -> RemoteSession:
+def open_remote(
+    artifact: Artifact, target: str = "local", progress: Progress | None = None, *, verify: bool = True, activate: bool = True, ask: Ask | None = None
+) -> RemoteSession:
     """Put a Linux artifact on `target`, prove it there and make it the current one: a running session.
 
     target: "local" (this computer; `local?python=PATH&engine=tflite-runtime` for another interpreter or engine), or `ssh://user@host/path`.
+    activate: False for a trial: the device goes on with what it has, and the artifact is taken away when the session is closed.
     ask: called for a passphrase or password when no key is accepted.
     The device's `current` changes only after the proof; when that fails it keeps the artifact before.
     Raises `VerificationFailed`, `LinkError`, `DeviceError`, `VersionMismatch`, `UsageError`.
@@ -222,7 +226,7 @@ def open_remote(artifact: Artifact, target: str = "local", progress: Progress | 
     if target == "local" or target.startswith("local?"):
         return _proved(_open_local(artifact, target, tell), verify, tell)
     if target.startswith("ssh://"):
-        return _open_ssh(artifact, target, tell, verify, ask)
+        return _open_ssh(artifact, target, tell, verify, activate, ask)
     raise UsageError(f"{target!r} is no Linux device; give local or ssh://user@host/path")
 
 
@@ -257,7 +261,7 @@ def _open_local(artifact: Artifact, target: str, tell: Progress) -> RemoteSessio
         raise
 
 
-def _open_ssh(artifact: Artifact, target: str, tell: Progress, verify: bool, ask: Ask | None) -> RemoteSession:
+def _open_ssh(artifact: Artifact, target: str, tell: Progress, verify: bool, activate: bool, ask: Ask | None) -> RemoteSession:
     from firmware_bridge.ssh import connect, parse_target
     from firmware_bridge.ssh_slot import open_slot
 
@@ -268,16 +272,26 @@ def _open_ssh(artifact: Artifact, target: str, tell: Progress, verify: bool, ask
         slot = open_slot(host, address, artifact.name, package_of(artifact))
         slot.stage(tell)
         try:
-            session = _proved(RemoteSession(artifact, RunnerClient(slot.serve()), host.close, slot), verify, tell)
+            session = _proved(RemoteSession(artifact, RunnerClient(slot.serve()), lambda: _leave(slot, activate), slot), verify, tell)
         except LinkError:
             raise  # a lost connection says nothing about the artifact: it stays, unproved, for the next try
         except (VerificationFailed, DeviceError) as error:
             raise _rejected(error, address, ask, slot) from error
-        slot.activate()
+        if activate:
+            slot.activate()
         return session
     except BaseException:
         host.close()
         raise
+
+
+def _leave(slot: Slot, keep: bool) -> None:
+    """Hang up; after a trial, take the artifact away first, where the connection still stands."""
+    try:
+        if not keep and slot.host.alive():
+            slot.discard()
+    finally:
+        slot.host.close()
 
 
 def _rejected(error: EmbarqError, address: Any, ask: Ask | None, slot: Slot) -> EmbarqError:

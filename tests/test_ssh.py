@@ -104,6 +104,18 @@ def test_the_last_two_are_kept_and_one_can_go_back(server):
     assert left_of(server)["current"] == ids[1]
 
 
+def test_a_trial_leaves_the_device_as_it_was(server):
+    good = artifact()
+    flash(server, good).close()
+    before = left_of(server)
+    with flash(server, artifact(seed=1), verify=False, activate=False) as session:
+        assert len(session.bench(repeats=3).ms) == 3
+        assert left_of(server)["current"] == package_of(good).id
+    assert left_of(server) == before
+    flash(server, good, activate=False).close()
+    assert left_of(server) == before, "the artifact in use is not taken away after a trial of the same"
+
+
 def test_a_failed_proof_leaves_the_artifact_before(server):
     good, bad = artifact(), artifact(spoil(onnx_bundle(seed=1)))
     flash(server, good).close()

@@ -24,6 +24,7 @@ COMMANDS = {
 SLOT_COMMANDS = {
     "activate": "make a version the current one; keep the one before, remove all others",
     "rollback": "make the version before the current one again",
+    "discard": "remove a version that was only tried; one in use stays",
     "reject": "remove a version that failed, going back when it was the current one",
 }
 VERIFICATION_FAILED = 5
@@ -96,7 +97,8 @@ def _slot(options: argparse.Namespace) -> dict[str, Any]:
     try:
         if options.command == "rollback":
             return dict(slot.roll_back(folder))
-        return dict((slot.activate if options.command == "activate" else slot.reject)(folder, options.version))
+        change = {"activate": slot.activate, "discard": slot.discard, "reject": slot.reject}[options.command]
+        return dict(change(folder, options.version))
     except OSError as error:
         raise MachineRefused(f"{folder} cannot be switched ({error.strerror or error}); check its permissions and the free space") from error
 

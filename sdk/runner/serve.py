@@ -44,7 +44,7 @@ class Served:
             "engine_note": getattr(engine, "note", ""), "threads": self.bundle.threads,
             "inputs": manifest["inputs"], "outputs": manifest["outputs"], "machine": machine(),
             "python": platform.python_version(), "system": platform.platform(), "cores": os.cpu_count(), "versions": engines.versions(),
-            "pid": os.getpid(), **self.memory_steps,
+            "pid": os.getpid(), "note": getattr(engine, "note", ""), **self.memory_steps,
         }  # fmt: skip
 
     def run(self, params: dict[str, Any]) -> dict[str, Any]:

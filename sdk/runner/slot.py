@@ -89,6 +89,13 @@ def roll_back(slot: Path) -> dict[str, str | None]:
     return state(slot)
 
 
+def discard(slot: Path, version: str) -> dict[str, str | None]:
+    """Take away a version that was only tried; one that `current` or `previous` names stays."""
+    if ID.fullmatch(version) and version not in state(slot).values():
+        shutil.rmtree(slot / "versions" / version, ignore_errors=True)
+    return state(slot)
+
+
 def reject(slot: Path, version: str) -> dict[str, str | None]:
     """Take away a version that failed its proof, going back first when it is the current one and there is one to go back to."""
     if linked(slot, CURRENT) == version:
