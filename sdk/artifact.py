@@ -134,7 +134,7 @@ def compile_plan(plan: Plan | LinuxPlan, progress: Progress | None = None) -> Ar
         from sdk.linux import compile_linux
         from sdk.remote import open_remote
 
-        return compile_linux(plan, linux_artifact, lambda artifact, target: open_remote(artifact, target, verify=False), progress)
+        return compile_linux(plan, linux_artifact, lambda artifact, target: open_remote(artifact, target, verify=False, activate=False), progress)
     if not plan.fits:
         raise DoesNotFit(_does_not_fit(plan))
     tell = progress or (lambda _: None)

@@ -166,3 +166,16 @@ def test_executorch_computes_what_torch_does():
         profile = session.profile()
         assert profile.rows == () and "event tracer" in profile.note and profile.total_ms > 0
         assert session.info()["engine"] == "executorch"
+
+
+@pytest.mark.skipif(not os.environ.get("EMBARQ_TFLITE_PYTHON"), reason="needs a Python with tflite-runtime and numpy 1: set EMBARQ_TFLITE_PYTHON to it")
+def test_tflite_runtime_in_an_environment_of_its_own_proves_the_same_file():
+    from tests.tflite_writer import Value, one_op
+
+    ports = [Value(name, (1, 4), "float32") for name in "abc"]
+    x, y = (np.random.default_rng(i).standard_normal((1, 4)).astype(np.float32) for i in range(2))
+    content = one_op("ADD", ports[:2], ports[2:], ("AddOptions", {}))
+    made = bundle("litert", "payload/model.tflite", content, [([x, y], [x + y])], requires={"ai-edge-litert": "2.3.0"})
+    with open_remote(artifact(made), f"local?python={os.environ['EMBARQ_TFLITE_PYTHON']}&engine=tflite-runtime") as session:
+        assert session.info()["engine"] == "tflite-runtime" and session.info()["versions"]["numpy"].startswith("1.")
+        assert session.verify().bytes_equal == 16
