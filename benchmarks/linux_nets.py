@@ -212,5 +212,5 @@ SMALL: dict[str, Net] = {
     "resnet18": Net(lambda: resnet((8, 16), 1, 10), (1, 3, 32, 32)),
     "mcunet_like": Net(lambda: small_nets.module("mcunet_like"), small_nets.INPUT_SHAPE),
     "vit_tiny": Net(lambda: vit(32, 8, 48, 2, 3, 10), (1, 3, 32, 32)),
-    "text_transformer": Net(lambda: text_transformer(16, 32, 2, 2, 4), (1, 16), tokens=True),
+    "text_transformer": Net(lambda: text_transformer(16, 32, 1, 2, 4), (1, 16), tokens=True),
 }

@@ -17,7 +17,9 @@ from sdk.errors import EmbarqError, ModelError, UnsupportedOp, UsageError
 _OPERATOR = re.compile(r"OpOverload\(op='([\w.]+)'|torch\.ops\.((?!higher_order)\w+\.\w+)|\b((?:aten|prims|quantized_decomposed|torchvision)(?:\.|::)\w+)")
 
 #: How they say that they do not know it.
-_UNKNOWN = re.compile(r"No ONNX function|not supported|[Uu]nsupported|[Mm]issing out variant|No decomposition|[Nn]ot ?[Ii]mplemented|NOT_IMPLEMENTED")
+_UNKNOWN = re.compile(
+    r"No ONNX function|not in Core ATen|not supported|[Uu]nsupported|[Mm]issing out variant|No decomposition|[Nn]ot ?[Ii]mplemented|NOT_IMPLEMENTED"
+)
 
 
 def require(module: str, extra: str, purpose: str) -> Any:
@@ -26,7 +28,8 @@ def require(module: str, extra: str, purpose: str) -> Any:
     require("onnxruntime", "onnxruntime", "quantising to ONNX int8")
     """
     try:
-        return importlib.import_module(module)
+        with quiet():  # some tell at length which of their own parts they do without
+            return importlib.import_module(module)
     except ImportError as error:
         package = module.split(".")[0]
         raise UsageError(f'{purpose} needs {package}, which is not installed; pip install "embarq[{extra}]"') from error
