@@ -211,7 +211,10 @@ def test_one_initialiser_read_with_two_scales() -> None:
     assert [graph[n.inputs[1]].scale for n in graph.nodes if n.op == "dense"] == [float(F32(0.05)), float(F32(0.02))]
 
 
-@pytest.mark.parametrize(("value", "scale", "whole"), [(0.0, 0.05, True), (0.0, 0.2, True), (0.5, 0.2, True), (0.33, 0.05, True), (0.33, 0.01, True), (0.33, 0.07, False)])
+PADDINGS = [(0.0, 0.05, True), (0.0, 0.2, True), (0.5, 0.2, True), (0.33, 0.05, True), (0.33, 0.01, True), (0.33, 0.07, False)]
+
+
+@pytest.mark.parametrize(("value", "scale", "whole"), PADDINGS)
 def test_padding_is_integer_where_its_value_is(value: float, scale: float, whole: bool) -> None:
     content = between("Pad", ["r", "p", "v"], {"p": np.array([0, 0, 1, 1, 0, 0, 1, 0]), "v": F32(value)}, (1, 2, 3, 4), scale=scale)
     graph, apart = steps_apart(content, [rand(1, 2, 3, 4)], scale)
