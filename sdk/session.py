@@ -209,7 +209,8 @@ class Session:
     def _prove(self, golden: Golden, number: int, tolerance: float) -> tuple[list[np.ndarray], str | None]:
         """The outputs of one vector and, for integer models, the first layer whose output's CRC-32 is not the interpreter's."""
         vector = golden.inputs[number]
-        if tolerance:  # float sums differ in their last bits, and so would every CRC
+        # float sums differ in their last bits, and so would every CRC; a model of reshapes only has no step to stop at
+        if tolerance or not self.artifact.manifest["steps"]:
             return self._run(vector), None
         crcs = self.board.step_crcs(*(a.tobytes() for a in vector))
         for index, (wanted, got) in enumerate(zip(golden.crcs[number], crcs, strict=True)):

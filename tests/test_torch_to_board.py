@@ -104,6 +104,14 @@ def test_half_a_sample_is_refused() -> None:
         sdk.plan("stm32f746", model, calibration=np.zeros((9, 10), np.float32))
 
 
+@pytest.mark.long
+def test_a_model_of_reshapes_only_has_no_step_and_runs() -> None:
+    x = structured((4, 2, 6))
+    for options in ({"precision": "float32"}, {"calibration": x}):
+        with proved(sdk.plan("stm32f746", sdk.load(torch.nn.Flatten(), x[:1]), **options)) as session:
+            np.testing.assert_allclose(session.run(x[:1]), x[:1].reshape(1, 12), atol=0.02)
+
+
 def test_an_op_without_a_kernel_is_refused_when_planning() -> None:
     family = Family(lambda: Of(lambda x: (x.cumsum(1) * 2).relu()), (1, 6))
     for options in ({"precision": "float32"}, {"calibration": family.samples(4)}):
