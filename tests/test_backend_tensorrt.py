@@ -27,7 +27,7 @@ from sdk.passes.ranges import Histogram
 from sdk.planner.recipes import Recipe
 from tests.data import ROOT, shared
 from tests.onnx_models import model as made_model
-from tests.onnx_models import node, one, rand, reference, small_cnn
+from tests.onnx_models import node, one, rand, reference, session, small_cnn
 
 F32 = np.float32
 
@@ -134,6 +134,29 @@ def test_real_net_keeps_its_answers():
     have = np.array([reference(payload.files["model.onnx"], [x])[0] for x in pictures[30:]])
     assert (want.argmax(-1) == have.argmax(-1)).mean() >= 0.9
     assert sqnr_db(want, have) > 15
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", ["mcunet_like", "mobilenetv2_035"])
+def test_a_trained_net_stays_within_one_point(name):
+    torch = pytest.importorskip("torch")
+    from benchmarks import small_nets
+    from benchmarks.train_small import images
+
+    def pictures(file: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+        x, y = images(shared(f"cifar10/{file}"), count)
+        return np.ascontiguousarray((x / 255).astype(F32).transpose(0, 3, 1, 2)), y
+
+    net = small_nets.pretrained(name)
+    payload = tensorrt.emit(sdk.load(net, example=torch.zeros(small_nets.INPUT_SHAPE)), recipe(), list(pictures("cifar10_jpeg_train.npz", 128)[0][:, None]))
+    x, y = pictures("cifar10_jpeg_test.npz", 2000)
+    with torch.no_grad():
+        want = net(torch.from_numpy(x)).numpy()
+    int8 = session(payload.files["model.onnx"])
+    have = np.concatenate([int8.run(None, {payload.inputs[0].name: x[i : i + 1]})[0] for i in range(len(x))])
+    assert (want.argmax(1) == y).mean() > 0.7
+    assert (have.argmax(1) == y).mean() > (want.argmax(1) == y).mean() - 0.01
+    assert sqnr_db(want, have) > 28
 
 
 def photographs(archive: Any, image: Any, count: int) -> list[np.ndarray]:
