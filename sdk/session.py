@@ -198,7 +198,7 @@ class Session:
                 return VerifyReport(number + 1, compared, equal, tolerance, largest, f"{layer}, vector {number}")
             for tensor, wanted, got in zip(self.outputs, golden.outputs[number], found, strict=True):
                 compared += wanted.nbytes
-                equal += int(np.count_nonzero(wanted.view(np.uint8) == got.view(np.uint8)))
+                equal += int(np.count_nonzero(wanted.reshape(-1).view(np.uint8) == got.reshape(-1).view(np.uint8)))
                 difference = _difference(wanted, got)
                 largest = max(largest, difference)
                 if difference > tolerance or not np.isfinite(difference):

@@ -112,6 +112,16 @@ def test_a_model_of_reshapes_only_has_no_step_and_runs() -> None:
             np.testing.assert_allclose(session.run(x[:1]), x[:1].reshape(1, 12), atol=0.02)
 
 
+@pytest.mark.long
+def test_one_number_without_dimensions_is_an_output_too() -> None:
+    x = structured((8, 2, 6))
+    for options in ({"precision": "float32"}, {"calibration": x}):
+        with proved(sdk.plan("stm32f746", sdk.load(Of(lambda v: v.square().mean()), x[:1]), **options)) as session:
+            found = session.run(x[:1])
+            assert found.shape == ()
+            np.testing.assert_allclose(found, np.square(x[:1]).mean(), rtol=0.1)
+
+
 def test_an_op_without_a_kernel_is_refused_when_planning() -> None:
     family = Family(lambda: Of(lambda x: (x.cumsum(1) * 2).relu()), (1, 6))
     for options in ({"precision": "float32"}, {"calibration": family.samples(4)}):
