@@ -27,18 +27,20 @@ __all__ = ["__version__", "compile", "load", "open", "plan"]
 
 
 def load(
-    source: Any, example: Any = None, *, name: str | None = None, input_layout: str | None = None, prepare: Sequence[Callable[[Any], Any]] = ()
-) -> Model:
+    source: Any, example: Any = None, *, name: str | None = None, input_layout: str | None = None, prepare: Sequence[Callable[[Any], Any]] = (),
+    batch: int | None = None,
+) -> Model:  # fmt: skip
     """Read a model: an `nn.Module` with an `example` input, or a `.pt2`, `.onnx` or `.tflite` file.
 
     example: for an .onnx file only where its shapes are not fixed: its shape stands for them.
     input_layout: "nhwc" to hand a channel-first torch or ONNX model channel-last inputs, so that the device need not transpose.
     prepare: functions from a module to a module, applied to a copy of a torch module before it is exported.
+    batch: the first dimension of every input of an .onnx file that leaves it open.
     Raises `ModelError` for a damaged model, `UsageError` for something that is no model.
     """
     from sdk.model import load as read
 
-    return read(source, example, name=name, input_layout=input_layout, prepare=prepare)
+    return read(source, example, name=name, input_layout=input_layout, prepare=prepare, batch=batch)
 
 
 @overload

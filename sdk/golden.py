@@ -76,10 +76,10 @@ def check_input(tensor: Tensor, value: object) -> np.ndarray:
 
 
 def quantise_array(tensor: Tensor, array: np.ndarray) -> np.ndarray:
-    """Real values as `tensor` stores them: round to nearest, saturate."""
-    info = np.iinfo(tensor.dtype)
-    steps = np.round(np.asarray(array, np.float64) / tensor.scale) + tensor.zero_point
-    return np.clip(steps, info.min, info.max).astype(tensor.dtype)
+    """Real values as `tensor` stores them, by the rule of LiteRT's QUANTIZE: halves away from zero, saturating."""
+    from sdk.graph import quantmath
+
+    return quantmath.quantise_array(np.asarray(array), tensor.scale, tensor.zero_point, tensor.dtype)
 
 
 def dequantise_array(tensor: Tensor, array: np.ndarray) -> np.ndarray:

@@ -50,8 +50,9 @@ class Model:
 
 
 def load(
-    source: Any, example: Any = None, *, name: str | None = None, input_layout: str | None = None, prepare: Sequence[Callable[[Any], Any]] = ()
-) -> Model:
+    source: Any, example: Any = None, *, name: str | None = None, input_layout: str | None = None, prepare: Sequence[Callable[[Any], Any]] = (),
+    batch: int | None = None,
+) -> Model:  # fmt: skip
     """Read a model.
 
     source: an `nn.Module` (with `example`, one input of its fixed shape), a `.pt2`, `.onnx` or `.tflite` file, or a `Graph`.
@@ -59,10 +60,11 @@ def load(
     input_layout: "nhwc" to hand a channel-first torch or ONNX model channel-last inputs, without a transpose on the device.
     prepare: functions from a module to a module, applied in order to a copy of an `nn.Module` before it is exported: where methods
     that merge tokens or remove layers act.
+    batch: the first dimension of every input of an .onnx file that leaves it open.
     Raises `ModelError` when the model is damaged or has no fixed shapes, `UsageError` when it is none of these.
     """
     prepared = _prepared(source, prepare) if prepare else source
-    model = _load(prepared, example, name or (type(source).__name__.lower() if prepare else None), input_layout)
+    model = _load(prepared, example, name or (type(source).__name__.lower() if prepare else None), input_layout, batch)
     from sdk.graph.verify import verify
 
     verify(model.graph)
@@ -81,20 +83,24 @@ def _prepared(module: Any, prepare: Sequence[Callable[[Any], Any]]) -> Any:
     return made
 
 
-def _load(source: Any, example: Any, name: str | None, input_layout: str | None) -> Model:
+def _load(source: Any, example: Any, name: str | None, input_layout: str | None, batch: int | None) -> Model:
     if isinstance(source, Model):
         return replace(source, name=name or source.name)
     if isinstance(source, Graph):
         return Model(name or source.name, source, "graph")
     if isinstance(source, (str, Path)):
-        return _load_file(Path(source), example, name, input_layout)
+        return _load_file(Path(source), example, name, input_layout, batch)
+    if batch is not None:
+        raise UsageError("batch= is for .onnx files; give a torch module an example= whose first dimension it is")
     if hasattr(source, "state_dict") and callable(source):
         return _load_torch(source, example, name or type(source).__name__.lower(), input_layout)
     raise UsageError(f"cannot load a {type(source).__name__}; give an nn.Module with an example, or a .tflite, .onnx or .pt2 file")
 
 
-def _load_file(path: Path, example: Any, name: str | None, input_layout: str | None) -> Model:
+def _load_file(path: Path, example: Any, name: str | None, input_layout: str | None, batch: int | None) -> Model:
     kind = KINDS.get(path.suffix.lower())
+    if batch is not None and (kind != "onnx" or batch < 1):
+        raise UsageError(f"batch {batch} cannot be set for {path}: " + ("give 1 or more" if kind == "onnx" else "only .onnx files leave it open"))
     if kind is None:
         raise UsageError(f"cannot load {path}: its ending is {path.suffix or 'missing'!r}; known are {', '.join(KINDS)}")
     if not path.is_file():
@@ -107,20 +113,20 @@ def _load_file(path: Path, example: Any, name: str | None, input_layout: str | N
     except OSError as error:
         raise UsageError(f"cannot load {path}: {error.strerror}") from error
     try:
-        graph = _read_bytes(kind, content, path, example, input_layout)
+        graph = _read_bytes(kind, content, path, example, input_layout, batch)
     except ModelError as error:
         raise type(error)(f"{path}: {error}") from error
     return Model(name, replace(graph, name=name), kind, path)
 
 
-def _read_bytes(kind: str, content: bytes, path: Path, example: Any, input_layout: str | None) -> Graph:
+def _read_bytes(kind: str, content: bytes, path: Path, example: Any, input_layout: str | None, batch: int | None) -> Graph:
     if kind == "tflite":
         from sdk.graph.from_tflite import from_tflite
 
         return from_tflite(content)
     from sdk.graph.from_onnx import from_onnx
 
-    return from_onnx(content, example, folder=path.resolve().parent, input_layout=input_layout)
+    return from_onnx(content, example, batch=batch, folder=path.resolve().parent, input_layout=input_layout)
 
 
 def _load_torch(source: Any, example: Any, name: str, input_layout: str | None) -> Model:

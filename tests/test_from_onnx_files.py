@@ -149,17 +149,27 @@ def test_the_example_of_the_documentation_runs(tmp_path: Path, monkeypatch: pyte
 
 def test_free_batch_needs_an_example_or_a_number() -> None:
     content = model([node("Relu", ["x"])], {"x": ("N", 4)})
-    with pytest.raises(ModelError, match=r"'N' is not fixed; export the model with fixed sizes, batch included, or give an example"):
+    with pytest.raises(ModelError, match=r"'N' is not fixed; give the batch \(batch=1, or --batch 1\), or give an example"):
         from_onnx(content)
     assert from_onnx(content, batch=2)["x"].shape == (2, 4)
     assert from_onnx(content, rand(3, 4))["x"].shape == (3, 4)
     assert from_onnx(content, {"x": rand(3, 4)})["x"].shape == (3, 4)
 
 
-def test_free_batch_through_load(tmp_path: Path) -> None:
+def test_free_batch_through_load(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "net.onnx").write_bytes(model([node("Relu", ["x"])], {"x": ("N", 3, "H", 5)}))
     graph = sdk.load(tmp_path / "net.onnx", rand(1, 3, 4, 5), input_layout="nhwc").graph
     assert graph["x"].shape == (1, 4, 5, 3)
+    with pytest.raises(ModelError, match="'H' is not fixed; export the model with fixed sizes"):
+        sdk.load(tmp_path / "net.onnx", batch=1)
+    (tmp_path / "open.onnx").write_bytes(model([node("Relu", ["x"])], {"x": ("N", 4)}))
+    assert sdk.load(tmp_path / "open.onnx", batch=2).graph["x"].shape == (2, 4)
+    assert cli.main(["plan", "stm32f405", str(tmp_path / "open.onnx")]) == 2
+    assert "give the batch" in capsys.readouterr().err
+    assert cli.main(["plan", "stm32f405", str(tmp_path / "open.onnx"), "--batch", "1"]) == 0
+    for wrong, sentence in ((0, "give 1 or more"), (1, "only .onnx files")):
+        with pytest.raises(UsageError, match=sentence):
+            sdk.load(tmp_path / ("open.onnx" if wrong == 0 else "net.tflite"), batch=wrong)
 
 
 def test_shapes_computed_from_the_input_are_known() -> None:

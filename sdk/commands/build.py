@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sdk.commands.common import Debug, InputLayout, Json, Printer, Quiet, Seed, device_and_model
+from sdk.commands.common import Batch, Debug, InputLayout, Json, Printer, Quiet, Seed, device_and_model
 from sdk.errors import DataError, DoesNotFit, UsageError
 
 _QUANT: Any = {"rich_help_panel": "Quantising a float model (with --calibration)"}
@@ -50,6 +50,7 @@ def plan(
     precision: Precision = "auto",
     keep_input: KeepInput = False,
     input_layout: InputLayout = None,
+    batch: Batch = None,
     compiler: Compiler = "zig",
     backend: Backend = None,
     threads: Threads = None,
@@ -79,7 +80,7 @@ def plan(
     quant = {"range": quant_range, "int16": int16 or (), "keep_float": keep_float or ()}
     options = _options(calibration, precision, keep_input, compiler, quant) | ({"quant_report": True} if report else {})
     options |= _linux_options(backend, threads, evaluation, accuracy_drop, try_on)
-    made = _plan(out, name, source, options, input_layout)
+    made = _plan(out, name, source, options, input_layout, batch)
     out.show(made.to_dict(), str(made), *([str(made.quant_report)] if report and source is not None else []))
     return 0 if source is None or made.fits else DoesNotFit.exit_code
 
@@ -96,6 +97,7 @@ def compile(
     precision: Precision = "auto",
     keep_input: KeepInput = False,
     input_layout: InputLayout = None,
+    batch: Batch = None,
     compiler: Compiler = "zig",
     backend: Backend = None,
     threads: Threads = None,
@@ -124,7 +126,7 @@ def compile(
         raise UsageError(f"no model was given to compile for {name}; give a .tflite, .onnx or .pt2 file")
     quant = {"range": quant_range, "int16": int16 or (), "keep_float": keep_float or ()}
     options = _options(calibration, precision, keep_input, compiler, quant) | _linux_options(backend, threads, evaluation, accuracy_drop, try_on)
-    made = _plan(out, name, source, options, input_layout)
+    made = _plan(out, name, source, options, input_layout, batch)
     with out.progress("compiling") as progress:
         artifact = sdk.compile(made, progress)
         progress("writing")
@@ -167,14 +169,14 @@ def _labelled(file: str) -> tuple[Any, Any]:
         raise DataError(f"{file} is no .npz with inputs x [n, ...] and labels y [n] ({error}); save it with numpy.savez(file, x=x, y=y)") from None
 
 
-def _plan(out: Printer, device: str, source: str | None, options: dict[str, Any], input_layout: str | None) -> Any:
+def _plan(out: Printer, device: str, source: str | None, options: dict[str, Any], input_layout: str | None, batch: int | None) -> Any:
     import sdk
 
     if source is None:
         return sdk.plan(device)
     with out.progress("planning") as progress:
         progress(f"reading {source}")
-        model = sdk.load(source, input_layout=input_layout)
+        model = sdk.load(source, input_layout=input_layout, batch=batch)
         progress(f"{model.name} for {device}")
         return sdk.plan(device, model, progress=progress, **options)
 

@@ -22,6 +22,7 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing on suc
 Seed = Annotated[int, typer.Option("--seed", metavar="N", help="Seed of whatever is drawn at random.", **_COMMON)]
 Debug = Annotated[bool, typer.Option("--debug", help="On failure, print the traceback too (also EMBARQ_DEBUG=1).", **_COMMON)]
 InputLayout = Annotated[str | None, typer.Option("--input-layout", metavar="nhwc", help="Feed a channel-first model channels last.")]
+Batch = Annotated[int | None, typer.Option("--batch", metavar="N", help="Batch size of an .onnx file that leaves it open.")]
 
 #: Width of what is printed where there is no terminal to ask.
 WIDTH = 100

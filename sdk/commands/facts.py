@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sdk.commands.common import Debug, InputLayout, Json, Printer, Quiet, Seed, megahertz, size, table
+from sdk.commands.common import Batch, Debug, InputLayout, Json, Printer, Quiet, Seed, megahertz, size, table
 
 if TYPE_CHECKING:
     from sdk.artifact import Artifact
@@ -222,6 +222,7 @@ def inspect(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A .tflite, .onnx or .pt2 file, or an artifact's folder.")],
     text: Annotated[bool, typer.Option("--text", help="Print the whole graph, one line a node.")] = False,
     input_layout: InputLayout = None,
+    batch: Batch = None,
     as_json: Json = False,
     quiet: Quiet = False,
     seed: Seed = 0,
@@ -242,7 +243,7 @@ def inspect(
         artifact = sdk.open(model)
         out.show(dict(artifact.manifest), *_artifact_page(artifact))
         return
-    loaded = sdk.load(model, input_layout=input_layout)
+    loaded = sdk.load(model, input_layout=input_layout, batch=batch)
     if text:
         from sdk.graph.text import to_text
 

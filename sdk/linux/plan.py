@@ -41,6 +41,7 @@ def plan_linux(
     from sdk.planner.assess import main_memory
 
     _check(device, backend, precision, accuracy_drop_points)
+    model = _as_the_file_is(model)
     tell = progress or (lambda _: None)
     samples = None if calibration is None else read(calibration, model.graph, CALIBRATION_SAMPLES)
     judged = evaluation_of(model, evaluation, samples)
@@ -89,6 +90,15 @@ def _check(device: Device, backend: str, precision: str, drop: float) -> None:
         raise UsageError(f"accuracy_drop_points is {drop}; give percentage points from 0 to 100")
 
 
+def _as_the_file_is(model: Model) -> Model:
+    """Quantised ONNX models take and give real numbers, as engines see them; for microcontrollers the importer hands out integers."""
+    from dataclasses import replace
+
+    from sdk.backends.litert.interface import float_edges
+
+    return replace(model, graph=float_edges(model.graph)) if model.kind == "onnx" and model.is_quantised else model
+
+
 def _base(device: Device, model: Model) -> Plan:
     """Order and lifetimes of the model's own graph; engines reuse buffers much as the planner does."""
     from sdk.passes.pipeline import prepare
@@ -107,7 +117,7 @@ def _candidate(device: Device, model: Model, base: Plan, recipe: Recipe, samples
 
 
 def _refusal(model: Model, recipe: Recipe, samples: Calibration | None) -> str | None:
-    if model.is_quantised and recipe.engine != "litert":
+    if model.is_quantised and model.kind == "tflite" and recipe.engine != "litert":
         return f"{model.name} came quantised for LiteRT; {recipe.engine} would have to quantise it anew, so load the float model for it"
     if recipe.precision == "int8" and samples is None and not model.is_quantised:
         return "int8 needs calibration data; give calibration=, a few hundred real inputs"

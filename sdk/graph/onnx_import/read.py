@@ -176,8 +176,8 @@ def _fixed(name: str, dims: list[int | str] | None, example: np.ndarray | None, 
         dims[0] = batch if batch is not None else 1 if dims[0].startswith("unk__") else dims[0]
     wrong = [d for d in dims if isinstance(d, str)]
     if wrong:
-        raise ModelError(f"input {name} has shape {dims}, in which {wrong[0]!r} is not fixed; export the model with fixed sizes, batch included, "
-                         "or give an example of the shape wanted")  # fmt: skip
+        mend = "give the batch (batch=1, or --batch 1)" if wrong == dims[:1] else "export the model with fixed sizes, batch included"
+        raise ModelError(f"input {name} has shape {dims}, in which {wrong[0]!r} is not fixed; {mend}, or give an example of the shape wanted")
     return tuple(int(d) for d in dims)
 
 
