@@ -66,6 +66,14 @@ def test_float_computes_what_torch_does(name):
     assert payload.requires["executorch"] and payload.outputs[0].shape == want.shape[1:]
 
 
+def test_an_input_whose_channels_lie_last_in_memory_is_read_rightly():
+    _, _, samples = source("resnet18")
+    payload, x = payload_of("resnet18", "float32"), samples[0]
+    strided = np.asfortranarray(x)
+    assert not strided.flags.c_contiguous
+    np.testing.assert_array_equal(outputs(payload, (strided,)), outputs(payload, (x,)))
+
+
 def test_what_stays_outside_xnnpack_is_named():
     assert payload_of("resnet18", "float32").notes == ()
     (note,) = payload_of("text_transformer", "float32").notes
@@ -183,7 +191,7 @@ def test_a_missing_package_is_named_with_its_extra(monkeypatch):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["mobilenetv2", "mcunet_like", "vit_tiny"])
+@pytest.mark.parametrize("name", ["mobilenetv2", "vit_tiny"])
 def test_every_precision_of_the_other_nets(name):
     module, _, samples = source(name)
     want = eager(module, samples)
@@ -209,3 +217,4 @@ def test_int8_loses_less_than_a_point_on_real_pictures(name):
     print(name, correct, f"{sqnr_db(scores['float32'], scores['int8']):.1f} dB")
     assert correct["float32"] > 0.7
     assert correct["int8"] >= correct["float32"] - 0.01
+    assert sqnr_db(scores["float32"], scores["int8"]) > 20

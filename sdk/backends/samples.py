@@ -76,4 +76,4 @@ def _fitted(value: Any, port: Port, index: int) -> np.ndarray:
         raise DataError(f"calibration sample {index} has shape {list(array.shape)} and input {port.name} takes {list(port.shape)}; reshape it")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"calibration sample {index} holds NaN or infinity; take it out")
-    return np.ascontiguousarray(array, port.dtype)
+    return np.asarray(array, port.dtype, order="C")  # not ascontiguousarray, which gives a scalar one dimension

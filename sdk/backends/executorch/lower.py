@@ -76,7 +76,7 @@ def arguments(program: Any, arrays: Sequence[np.ndarray]) -> tuple[tuple[Any, ..
     """`(args, kwargs)` of the program's module from its inputs in order."""
     import torch
 
-    tensors = [torch.from_numpy(np.array(array)) for array in arrays]  # a copy: the caller's array may be read-only
+    tensors = [torch.from_numpy(np.array(array, order="C")) for array in arrays]  # a copy: the caller's array may be read-only
     args, kwargs = torch.utils._pytree.tree_unflatten(tensors, program.call_spec.in_spec)
     return tuple(args), dict(kwargs)
 
@@ -93,5 +93,6 @@ def run(content: bytes, feeds: Iterable[Sequence[np.ndarray]]) -> list[list[np.n
     with quiet():
         program = Runtime.get().load_program(content)
         method = program.load_method("forward")
+        # in C order: the runtime takes the bytes as they lie, whatever the strides say
         # cloned: the runtime gives views of memory that the next call overwrites
-        return [[value.clone().numpy() for value in method.execute([torch.from_numpy(np.array(a)) for a in arrays])] for arrays in feeds]
+        return [[value.clone().numpy() for value in method.execute([torch.from_numpy(np.array(a, order="C")) for a in arrays])] for arrays in feeds]
