@@ -72,18 +72,21 @@ class Artifact:
         """True for an artifact that an engine on a Linux device runs, false for a microcontroller's."""
         return "recipe" in self.manifest
 
-    def flash(self, target: str | None = None, *, progress: Progress | None = None, verify: bool = True) -> Session | RemoteSession:
+    def flash(
+        self, target: str | None = None, *, progress: Progress | None = None, verify: bool = True, ask: Callable[[str], str | None] | None = None
+    ) -> Session | RemoteSession:
         """Put the artifact on its device and prove it there: a running session.
 
         target, for a microcontroller: "emulator" (the default: the plan's device, emulated), a serial port ("/dev/ttyACM0", "COM3")
         or "socket://host:port". Behind a port, the firmware must already be on the board: write `firmware/model.bin` (or .uf2) with
         the board's own tool. For a Linux device: "local" (the default: this computer) or "ssh://user@host".
+        ask: called with a question for a passphrase or password when no key is accepted over SSH; without it that is an error.
         Raises `VerificationFailed` naming the first layer or output that differs, `LinkError` when nothing answers, `BoardFault`.
         """
         if self.is_linux:
             from sdk.remote import open_remote
 
-            return open_remote(self, target or "local", progress, verify=verify)
+            return open_remote(self, target or "local", progress, verify=verify, ask=ask)
         from sdk.session import open_session
 
         session = open_session(self, target or "emulator")

@@ -218,6 +218,14 @@ def test_when_none_is_accurate_enough_every_reason_is_told(monkeypatch: pytest.M
         race(monkeypatch, work, {"onnx/int8/1t": (wrong, 1.0)}, evaluation=(X, labels()))
 
 
+def test_for_a_jetson_out_of_reach_the_fewest_bits_that_are_accurate_are_chosen(monkeypatch: pytest.MonkeyPatch, work: Any) -> None:
+    who = {"onnx/float32/1t": (right, 1.0), "tensorrt/float32/1t": (right, 9.0), "tensorrt/float16/1t": (right, 8.0), "tensorrt/int8/1t": (wrong, 7.0)}
+    (recipe, _, _, _), _ = race(monkeypatch, work, who)
+    assert recipe.name == "tensorrt/float16/1t"
+    names = [r.name for r in recipes(load_device("jetson-orin-nano"), work, "tensorrt", "auto", None, calibrated=True)]
+    assert len(names) == len(set(names)) and all(n.endswith("/1t") for n in names)
+
+
 def test_without_labels_agreement_with_the_source_judges(monkeypatch: pytest.MonkeyPatch, work: Any) -> None:
     (recipe, _, _, rows), _ = race(monkeypatch, work, {"onnx/int8/1t": (wrong, 1.0), "onnx/float32/1t": (right, 2.0)})
     assert recipe.precision == "float32" and rows[0].source_accuracy == 1.0

@@ -153,11 +153,22 @@ def profile(
 def _session(out: Printer, artifact: Any, port: str | None, verify: bool = False) -> Iterator[Any]:
     """The artifact on the board or Linux device at `port`; the session is closed at the end, whatever happens."""
     with out.progress(f"flashing {artifact.manifest['name']} to {port or _usual(artifact)}") as progress:
-        session = artifact.flash(port, progress=progress, verify=verify)
+        session = artifact.flash(port, progress=progress, verify=verify, **_asking(port))
     try:
         yield session
     finally:
         session.close()
+
+
+def _asking(port: str | None) -> dict[str, Any]:
+    """A way to ask for a password over SSH, where somebody sits at a terminal."""
+    import sys
+
+    if port is None or not port.startswith("ssh://") or not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return {}
+    from getpass import getpass
+
+    return {"ask": getpass}
 
 
 def _usual(artifact: Any) -> str:

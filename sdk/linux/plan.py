@@ -66,9 +66,10 @@ def recipes(device: Device, model: Model, backend: str, precision: str, threads:
     counts = sorted({1, sum(c.count for c in device.cores)}) if threads is None else [threads] if isinstance(threads, int) else list(threads)
     for engine in engines:
         for each in _precisions(model, precision, calibrated, engine):
-            for count in counts:
-                # TensorRT's opset and precisions depend on the board
-                yield Recipe(engine, each, int(count), {"device": device.name} if engine == "tensorrt" else {})
+            if engine == "tensorrt":  # a GPU: threads do not matter, and its opset and precisions depend on the board
+                yield Recipe(engine, each, 1, {"device": device.name})
+            else:
+                yield from (Recipe(engine, each, int(count)) for count in counts)
 
 
 def _precisions(model: Model, asked: str, calibrated: bool, engine: str) -> tuple[str, ...]:
