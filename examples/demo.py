@@ -1,4 +1,5 @@
-"""The whole way in one go: train a small net, plan it for a board, compile, flash the emulated board, prove it there, report.
+"""The whole way in one go: train a small net, plan it for a board, compile, flash the emulated board, prove it there, report;
+then the same net for a Raspberry Pi.
 
     python examples/demo.py                     # stm32f405
     python examples/demo.py --device nrf52840   # any emulated board of `embarq devices`
@@ -129,7 +130,7 @@ class Screen:
         self.console.print(f"   [dim]{time.monotonic() - start:.1f} s[/]")
 
 
-def demo(device: str, folder: Path, screen: Screen) -> None:
+def demo(device: str, linux: str, folder: Path, screen: Screen) -> None:
     """Everything, in order."""
     with screen.step("1  Train a small net on handwritten digits") as say:
         data = digits()
@@ -170,6 +171,26 @@ def demo(device: str, folder: Path, screen: Screen) -> None:
     report(screen, plan, artifact, profile, right, folder)
     if same < 1.0:
         raise VerificationFailed(f"{100 * (1 - same):.2f} % of the board's output bytes differ from the interpreter's; please report it")
+    second_half(linux, work, data, folder.parent / f"{folder.name}-{linux}", screen)
+    screen.console.print(f"[dim]{time.monotonic() - screen.began:.0f} s in all. Look further: embarq inspect {folder}    embarq profile {folder}[/]")
+
+
+def second_half(device: str, work: Any, data: Digits, folder: Path, screen: Screen) -> None:
+    """The same model for a Linux device: every engine that is installed builds it, the fastest accurate one is kept and proved here."""
+    from rich.text import Text
+
+    with screen.step(f"6  The same model for a {device}: plan, with the engines that are installed here") as say:
+        plan = sdk.plan(device, work, calibration=data.train_x[:CALIBRATION], evaluation=(data.test_x, data.test_y), threads=1)
+    screen.console.print(str(plan), markup=False, soft_wrap=True)
+    with screen.step("7  Compile: build every candidate, judge it on the held-out pictures, time all in turns on this computer") as say:
+        artifact = sdk.compile(plan, lambda line: say(line, passing=True))
+        artifact.save(folder)
+        say(f"{folder}/: {len(artifact.manifest['files'])} files")
+    for text in artifact.measured_text():
+        screen.console.print(Text(text), soft_wrap=True)
+    with screen.step(f"8  Flash it to this computer, as it would be to a {device} over SSH, and prove it") as say, sdk.open(folder).flash("local") as session:
+        say(str(session.verify()))
+        say(str(session.bench(repeats=200)))
 
 
 def report(screen: Screen, plan: Any, artifact: Any, profile: Any, right: Any, folder: Path) -> None:
@@ -192,17 +213,16 @@ def report(screen: Screen, plan: Any, artifact: Any, profile: Any, right: Any, f
         (what, f"{bytes_:,}", f"{there:,}" if there else "", f"{100 * bytes_ / there:.1f} %" if there else "")
         for what, bytes_, there in used if bytes_ is not None
     ], right=("used", "there is", "share")))  # fmt: skip
-    say(f"[dim]{time.monotonic() - screen.began:.0f} s in all. Look further: embarq inspect {folder}    embarq profile {folder}[/]")
-
 
 def main() -> int:
     """Run the demo; the exit code is that of the error, if there was one."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--device", default="stm32f405", help="an emulated board of `embarq devices` (default: %(default)s)")
+    parser.add_argument("--linux", default="rpi-4b", help="a Linux device of `embarq devices` (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("out/demo"), help="where the artifact goes (default: %(default)s)")
     args = parser.parse_args()
     try:
-        demo(args.device, args.output, Screen())
+        demo(args.device, args.linux, args.output, Screen())
     except EmbarqError as error:
         sys.stderr.write(f"demo: {error}\n")
         return error.exit_code

@@ -205,5 +205,5 @@ def _row(plan: LinuxPlan, racer: _Racer, chosen: bool, source: float | None) -> 
     where = "this computer" if plan.target == "local" else plan.target
     size = sum(map(len, racer.payload.files.values()))
     verdict = "chosen" if chosen else racer.out or "slower"
-    measured = round(racer.median_ms, 4) if racer.rounds else None
+    measured = round(racer.median_ms, 6) if racer.rounds else None
     return Measured(racer.recipe, measured, racer.peak_rss_bytes, racer.accuracy, source, size, racer.engine_version, where, verdict)

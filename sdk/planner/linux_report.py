@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 import textwrap
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -60,7 +61,14 @@ def _latency(candidate: Candidate) -> str:
 
 
 def _mib(size: int) -> str:
-    return f"{size / MIB:,.1f} MiB" if size else "0"
+    if size < MIB // 10:
+        return f"{size / 1024:,.1f} KiB" if size else "0"
+    return f"{size / MIB:,.1f} MiB"
+
+
+def _ms(value: float) -> str:
+    """Milliseconds with about four digits that count."""
+    return f"{value:,.{max(0, min(4, 3 - math.floor(math.log10(value))))}f}" if value > 0 else "0"
 
 
 def _bullets(title: str, lines: Iterable[str]) -> str:
@@ -75,7 +83,7 @@ def measured_text(rows: Sequence[Mapping[str, Any]]) -> str:
     wide = max(len(r["recipe"]) for r in rows)
     lines = [f"{'Recipe':{wide}}  {'ms':>9} {'peak':>10} {'file':>10} {'accuracy':>9} {'drop':>6}   measured on {rows[0]['where']}"]
     for r in sorted(rows, key=lambda r: (r["verdict"] != "chosen", r["median_ms"] or float("inf"))):
-        time = "-" if r["median_ms"] is None else f"{r['median_ms']:,.3f}"
+        time = "-" if r["median_ms"] is None else _ms(r["median_ms"])
         peak = "-" if r["peak_rss_bytes"] is None else _mib(r["peak_rss_bytes"])
         right = "-" if r["accuracy"] is None else f"{100 * r['accuracy']:.2f} %"
         drop = "-" if r["drop_points"] is None else f"{r['drop_points']:.2f}"
@@ -107,6 +115,6 @@ def _bar_row(row: Measured, slowest: float, fastest: float) -> str:
         return f"<tr{kind}><td>{html.escape(row.recipe.name)}</td><td></td><td></td><td>{html.escape(row.verdict)}</td></tr>"
     width = max(2, round(360 * row.median_ms / slowest))
     return (
-        f'<tr{kind}><td>{html.escape(row.recipe.name)}</td><td class="num">{row.median_ms:,.3f} ms</td>'
+        f'<tr{kind}><td>{html.escape(row.recipe.name)}</td><td class="num">{_ms(row.median_ms)} ms</td>'
         f'<td><div class="b" style="width:{width}px"></div></td><td>{row.median_ms / fastest:.2f}x, {html.escape(row.verdict)}</td></tr>'
     )
