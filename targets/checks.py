@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -120,6 +121,17 @@ def check_slots(device: Device) -> str | None:
     return None
 
 
+def check_rates(device: Device) -> str | None:
+    """A measured rate is named after what was measured and on how many threads, and is above 0."""
+    for rate in device.rates:
+        wanted = "bytes_s" if rate.name.startswith("memcpy/") else "macs_s"
+        if not re.fullmatch(r"(memcpy|[a-z-]+/[a-z0-9-]+)/[1-9][0-9]*t", rate.name):
+            return f'the rate "{rate.name}" must be called memcpy/<threads>t or <engine>/<precision>/<threads>t, such as onnx/int8/4t.'
+        if not getattr(rate, wanted) or (rate.bytes_s is not None and rate.macs_s is not None):
+            return f"the rate {rate.name} needs {wanted} above 0 and nothing else; measure it with embarq calibrate."
+    return None
+
+
 def check_sources(device: Device) -> str | None:
     """Each number names a source, and each source is explained."""
     for path, fact in device.facts.items():
@@ -130,7 +142,8 @@ def check_sources(device: Device) -> str | None:
 
 
 CHECKS = (
-    check_present, check_choices, check_sizes, check_overlap, check_roles, check_emulator, check_sectors, check_slots, check_sources,
+    check_present, check_choices, check_sizes, check_overlap, check_roles, check_emulator, check_sectors, check_slots, check_rates,
+    check_sources,
 )
 
 

@@ -24,7 +24,7 @@ from targets import checks, schema
 from targets.schema import Fact
 
 __all__ = [
-    "Accelerator", "Core", "Device", "Emulator", "Fact", "Link", "Memory", "Peer", "Slot", "device_names", "load_device", "shipped_path",
+    "Accelerator", "Core", "Device", "Emulator", "Fact", "Link", "Memory", "Peer", "Rate", "Slot", "device_names", "load_device", "shipped_path",
 ]
 
 MAX_REGIONS = 4  # EMBARQ_REGIONS of the C runtime: memory regions one model can spread over
@@ -100,6 +100,16 @@ class Accelerator:
 
 
 @dataclass(frozen=True)
+class Rate:
+    """A speed that `embarq calibrate` measured: "onnx/int8/4t" (engine, precision, threads) in multiply-accumulates a second,
+    "memcpy/4t" in bytes copied a second by all threads together. One of the two is given."""
+
+    name: str
+    macs_s: float | None = None
+    bytes_s: float | None = None
+
+
+@dataclass(frozen=True)
 class Slot:
     """A part of the flash that holds one model image, for updates that can be taken back."""
 
@@ -144,6 +154,7 @@ class Device:
     aliases: tuple[str, ...] = ()
     family: str = ""  # folder under targets/boards with this board's C
     accelerators: tuple[Accelerator, ...] = ()
+    rates: tuple[Rate, ...] = ()  # of a Linux device, measured by `embarq calibrate`; none in the shipped files
     slots: tuple[Slot, ...] = ()
     peers: tuple[Peer, ...] = ()
     emulator: Emulator | None = None
@@ -322,7 +333,7 @@ def _resolve(path: Path, seen: tuple[Path, ...]) -> dict[str, Any]:
 
 def _build(merged: Mapping[str, Any], file: str) -> Device:
     facts: dict[str, Fact] = {}
-    parts = {"cores": Core, "memories": Memory, "links": Link, "accelerators": Accelerator, "slots": Slot, "peers": Peer}
+    parts = {"cores": Core, "memories": Memory, "links": Link, "accelerators": Accelerator, "rates": Rate, "slots": Slot, "peers": Peer}
     built: dict[str, Any] = {
         name: tuple(made(**_fields(row, f"{name}.{row['name']}", facts)) for row in merged.get(name, [])) for name, made in parts.items()
     }

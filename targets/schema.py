@@ -36,6 +36,7 @@ KEYS: Mapping[str, Mapping[str, str]] = {
         "name": "text!", "kind": "text!", "count": "whole", "clock_hz": "whole", "float32_flop_s": "number", "float16_flop_s": "number",
         "int8_op_s": "number", "source": "text",
     },
+    "rates": {"name": "text!", "macs_s": "number", "bytes_s": "number", "source": "text"},
     "slots": {"name": "text!", "start": "whole!", "size_bytes": "whole!", "source": "text"},
     "peers": {"name": "text!", "model": "text!", "inferences_s": "number", "energy_uj": "number", "source": "text"},
     "emulator": {
@@ -44,7 +45,7 @@ KEYS: Mapping[str, Mapping[str, str]] = {
     "sources": {"*": "text"},
     "defines": {"*": "define"},
 }
-LISTS = ("cores", "memories", "links", "accelerators", "slots", "peers")
+LISTS = ("cores", "memories", "links", "accelerators", "rates", "slots", "peers")
 TABLES = ("emulator", "sources", "defines")
 NUMBERS = ("whole", "number", "sectors")
 

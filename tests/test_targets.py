@@ -16,7 +16,7 @@ from sdk.errors import DeviceFileError, UsageError
 from targets.device import Core, Device, Memory, device_names, load_device, shipped_path
 
 README = Path(targets.device.__file__).with_name("README.md")
-PARTIAL, WHOLE = re.findall(r"```toml\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
+PARTIAL, WHOLE, MEASURED = re.findall(r"```toml\n(.*?)```", README.read_text(encoding="utf-8"), flags=re.DOTALL)
 SHIPPED = [name for name in device_names() if name != "host"]
 
 # What a board is known to have: flash bytes, then the bytes of each region for tensors, most liked first.
@@ -163,6 +163,11 @@ def test_the_partial_example_of_the_readme_loads(tmp_path: Path) -> None:
 def test_the_whole_example_of_the_readme_loads(tmp_path: Path) -> None:
     device = load_device(str(write(tmp_path, WHOLE, "whole.toml")))
     assert (device.name, device.flash.size_bytes, device.main_ram.size_bytes) == ("whole", 512 << 10, 98304)
+
+
+def test_the_measured_example_of_the_readme_loads(tmp_path: Path) -> None:
+    device = load_device(write(tmp_path, MEASURED, "mypi.toml"))
+    assert [(rate.name, rate.bytes_s, rate.macs_s) for rate in device.rates] == [("memcpy/4t", 3_900_000_000, None), ("onnx/int8/4t", None, 31_000_000_000)]
 
 
 def test_a_file_can_extend_its_neighbour_and_not_itself(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ SLOT_COMMANDS = {
     "discard": "remove a version that was only tried; one in use stays",
     "reject": "remove a version that failed, going back when it was the current one",
 }
+CALIBRATE = "tell how fast this machine copies memory and multiplies matrices; needs numpy only"
 VERIFICATION_FAILED = 5
 
 
@@ -43,6 +44,8 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--warmup", type=int, default=3)
         if name in ("bench", "profile"):
             command.add_argument("--repeats", type=int, default=20)
+    command = commands.add_parser("calibrate", help=CALIBRATE, description=CALIBRATE)
+    command.add_argument("--json", action="store_true", help="print one line of JSON")
     for name, text in SLOT_COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("folder", help="the folder that holds current and versions/")
@@ -70,6 +73,8 @@ def _dispatch(options: argparse.Namespace) -> int:
     if options.command == "accepts":
         bundles.check_accepts(bundles.read_manifest(Path(options.folder)), options.engine)
         return 0
+    if options.command == "calibrate":
+        return _calibrate(options.json)
     if options.command in SLOT_COMMANDS:
         sys.stdout.write(json.dumps(_slot(options)) + "\n")
         return 0
@@ -88,6 +93,16 @@ def _dispatch(options: argparse.Namespace) -> int:
     sink.write(text.encode() + b"\n")
     sink.close()
     return VERIFICATION_FAILED if options.command == "verify" and not result["ok"] else 0
+
+
+def _calibrate(as_json: bool) -> int:
+    set_threads(1)  # the threads are our own, each with a matrix product of its own
+    from . import rates
+
+    found = rates.calibrate()
+    rows = [f"{row['name']:<20} {row.get('bytes_s', row.get('macs_s')):>18,} {'bytes' if 'bytes_s' in row else 'MAC'}/s" for row in found["rates"]]
+    sys.stdout.write((json.dumps(found) if as_json else "\n".join([f"{found['processor']}, {found['cores']} cores", *rows])) + "\n")
+    return 0
 
 
 def _slot(options: argparse.Namespace) -> dict[str, Any]:
