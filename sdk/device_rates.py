@@ -36,6 +36,7 @@ from targets.device import Device
 Progress = Callable[[str], None]
 ENGINES = ("onnx", "litert", "executorch")  # TensorRT builds its engine for minutes, and is then measured itself
 RUNNER_TIMEOUT_S = 300.0
+RUNNER_SECONDS = 2.0  # for each of the runner's own figures
 #: Inferences of the probe: a first round tells how many fill the second one.
 FIRST_REPEATS, MOST_REPEATS, ROUND_MS = 5, 200, 1000.0
 HEADER = "# Measured by `embarq calibrate`."
@@ -91,7 +92,7 @@ def check_machine(device: Device, target: str, machine: str) -> None:
 # ---- the runner's own figures ----
 
 
-def run_calibrate(target: str, ask: Any = None) -> Mapping[str, Any]:
+def run_calibrate(target: str, ask: Any = None, seconds: float = RUNNER_SECONDS) -> Mapping[str, Any]:
     """What `embarq-run calibrate --json` prints on the target."""
     from sdk.zipapp import runner_zipapp
 
@@ -99,21 +100,22 @@ def run_calibrate(target: str, ask: Any = None) -> Mapping[str, Any]:
         with tempfile.TemporaryDirectory(prefix="embarq-") as folder:
             path = Path(folder) / "embarq-run.pyz"
             path.write_bytes(runner_zipapp())
-            done = subprocess.run([sys.executable, str(path), "calibrate", "--json"], capture_output=True, text=True, timeout=RUNNER_TIMEOUT_S, check=False)
+            command = [sys.executable, str(path), "calibrate", "--json", "--seconds", str(seconds)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=RUNNER_TIMEOUT_S, check=False)
         return _answer(done.returncode, done.stdout, done.stderr, "this computer")
     if not target.startswith("ssh://"):
         raise UsageError(f"{target!r} is no Linux device; give local or ssh://user@host")
-    return _over_ssh(target, runner_zipapp(), ask)
+    return _over_ssh(target, runner_zipapp(), ask, seconds)
 
 
-def _over_ssh(target: str, runner: bytes, ask: Any) -> Mapping[str, Any]:
+def _over_ssh(target: str, runner: bytes, ask: Any, seconds: float) -> Mapping[str, Any]:
     from firmware_bridge.ssh import connect, parse_target
     from firmware_bridge.ssh_slot import find_python
 
     address = parse_target(target)
     with connect(address, ask) as host:
         python = shlex.quote(find_python(host, address.python))
-        line = f'f=$(mktemp) && cat > "$f" && {python} "$f" calibrate --json; code=$?; rm -f "$f"; exit $code'
+        line = f'f=$(mktemp) && cat > "$f" && {python} "$f" calibrate --json --seconds {seconds}; code=$?; rm -f "$f"; exit $code'
         done = host.run(line, RUNNER_TIMEOUT_S, stdin=runner)
         return _answer(done.code, done.out, done.err, host.name)
 

@@ -17,7 +17,9 @@ from sdk.device_rates import Found, check_machine, device_file, measure_rates, r
 from sdk.errors import DeviceError, DeviceFileError, UsageError
 from sdk.runner import rates
 from targets.device import load_device
+from tests.ssh_server import needs_sshd, ssh_server
 
+ROOT = Path(__file__).resolve().parent.parent
 RATES = (("memcpy/1t", "bytes_s", 2_000_000_000), ("onnx/float32/1t", "macs_s", 5_000_000_000))
 
 
@@ -40,15 +42,36 @@ def test_more_bytes_in_the_same_time_is_a_higher_rate(monkeypatch: pytest.Monkey
     assert rates.product_rate(1, 1) == 8 * rates.SIDE**3 / 0.5
 
 
-def test_the_runner_tells_its_rates_as_one_line_of_json_with_numpy_alone(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    program = "import sys; from sdk.runner import rates, __main__ as m; rates.SECONDS_EACH = 0.05; rates.calibrate.__defaults__ = (lambda _: None, 0.05)\n"
-    program += "code = m.main(['calibrate', '--json']); assert not {'torch', 'onnxruntime', 'ai_edge_litert'} & set(sys.modules); sys.exit(code)"
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=Path(__file__).parent.parent)
-    (line,) = done.stdout.splitlines()
-    said = json.loads(line)
-    counts = rates.thread_counts()
-    assert [row["name"] for row in said["rates"]] == [name for n in counts for name in (f"memcpy/{n}t", f"numpy/float32/{n}t")]
+def check_runner(said: Any) -> None:
+    names = [row["name"] for row in said["rates"]]
+    assert names == [name for n in rates.thread_counts() for name in (f"memcpy/{n}t", f"numpy/float32/{n}t")]
     assert all(row.get("bytes_s", row.get("macs_s")) > 0 for row in said["rates"]) and said["processor"] and said["cores"] >= 1
+
+
+def test_the_zipapp_measures_this_computer() -> None:
+    check_runner(run_calibrate("local", seconds=0.05))
+
+
+def test_the_runner_calibrates_with_numpy_alone() -> None:
+    program = "import sys; from sdk.runner.__main__ import main; code = main(['calibrate', '--seconds', '0.02'])\n"
+    program += "assert not {'torch', 'onnxruntime', 'ai_edge_litert'} & set(sys.modules); sys.exit(code)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert "memcpy/1t" in done.stdout and "MAC/s" in done.stdout
+
+
+@needs_sshd()
+def test_a_device_over_ssh_is_measured_and_nothing_stays_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("paramiko", reason="needs paramiko: pip install 'embarq[ssh]'")
+    python = tmp_path / "python3"
+    python.write_text(f'#!/bin/sh\necho "$1" >> {tmp_path / "started"}\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    (tmp_path / "ssh").mkdir()
+    with ssh_server(tmp_path / "ssh") as server:
+        monkeypatch.setenv("HOME", str(server.home))
+        monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+        check_runner(run_calibrate(server.target(python=str(python)), seconds=0.05))
+    runner = Path((tmp_path / "started").read_text().splitlines()[-1])
+    assert runner.is_absolute() and not runner.exists()
 
 
 def test_a_runner_that_fails_is_told_in_its_own_words() -> None:

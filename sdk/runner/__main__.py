@@ -46,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
             command.add_argument("--repeats", type=int, default=20)
     command = commands.add_parser("calibrate", help=CALIBRATE, description=CALIBRATE)
     command.add_argument("--json", action="store_true", help="print one line of JSON")
+    command.add_argument("--seconds", type=float, default=2.0, help="for each figure (default 2)")
     for name, text in SLOT_COMMANDS.items():
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("folder", help="the folder that holds current and versions/")
@@ -74,7 +75,7 @@ def _dispatch(options: argparse.Namespace) -> int:
         bundles.check_accepts(bundles.read_manifest(Path(options.folder)), options.engine)
         return 0
     if options.command == "calibrate":
-        return _calibrate(options.json)
+        return _calibrate(options.json, options.seconds)
     if options.command in SLOT_COMMANDS:
         sys.stdout.write(json.dumps(_slot(options)) + "\n")
         return 0
@@ -95,11 +96,11 @@ def _dispatch(options: argparse.Namespace) -> int:
     return VERIFICATION_FAILED if options.command == "verify" and not result["ok"] else 0
 
 
-def _calibrate(as_json: bool) -> int:
+def _calibrate(as_json: bool, seconds: float) -> int:
     set_threads(1)  # the threads are our own, each with a matrix product of its own
     from . import rates
 
-    found = rates.calibrate()
+    found = rates.calibrate(seconds)
     rows = [f"{row['name']:<20} {row.get('bytes_s', row.get('macs_s')):>18,} {'bytes' if 'bytes_s' in row else 'MAC'}/s" for row in found["rates"]]
     sys.stdout.write((json.dumps(found) if as_json else "\n".join([f"{found['processor']}, {found['cores']} cores", *rows])) + "\n")
     return 0

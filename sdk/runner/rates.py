@@ -15,19 +15,16 @@ from .bundle import machine
 
 COPY_BYTES = 16 << 20  # more than the last cache of a board, little enough for four threads on 512 MB
 SIDE = 256  # of the square float32 matrices: they fit into a second-level cache, so that arithmetic is what limits
-SECONDS_EACH = 2.0
 
 
-def calibrate(progress: Callable[[str], None] = lambda _: None, seconds_each: float = SECONDS_EACH) -> dict[str, Any]:
+def calibrate(seconds_each: float) -> dict[str, Any]:
     """{"processor", "cores", "machine", "python", "numpy", "rates": [{"name", "bytes_s" or "macs_s"}]}.
 
     Bytes copied a second ("memcpy") and float32 multiply-accumulates a second of numpy's matrix product ("numpy/float32").
     """
     rates = []
     for threads in thread_counts():
-        progress(f"copying on {threads} threads")
         rates.append({"name": f"memcpy/{threads}t", "bytes_s": round(copy_rate(threads, seconds_each))})
-        progress(f"multiplying on {threads} threads")
         rates.append({"name": f"numpy/float32/{threads}t", "macs_s": round(product_rate(threads, seconds_each))})
     about = {"processor": processor(), "cores": os.cpu_count(), "machine": machine()}
     return {**about, "python": platform.python_version(), "numpy": np.__version__, "rates": rates}
