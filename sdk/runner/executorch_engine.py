@@ -58,8 +58,8 @@ class ExecutorchEngine:
 
     def run(self, arrays: list[np.ndarray]) -> list[np.ndarray]:
         """One inference."""
-        # a copy where the array is read-only: torch warns about those, and the engine may write into its inputs
-        tensors = [self._torch.from_numpy(array if array.flags.writeable else array.copy()) for array in arrays]
+        # a copy where the array is read-only (torch warns, and the engine may write into its inputs) or strided (the engine ignores strides)
+        tensors = [self._torch.from_numpy(array if array.flags.c_contiguous and array.flags.writeable else np.array(array, order="C")) for array in arrays]
         try:
             return [tensor.numpy() for tensor in self._module.run_method(self._method, tensors)]
         except RuntimeError as error:

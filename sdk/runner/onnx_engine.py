@@ -44,6 +44,7 @@ class OnnxEngine:
         self.inputs = [_signature(port) for port in self._session.get_inputs()]
         self.outputs = [_signature(port) for port in self._session.get_outputs()]
         self._names = [name for name, _, _ in self.inputs]
+        self._wanted = [name for name, _, _ in self.outputs]  # given, so that ONNX Runtime need not list them at every call
 
     def _open(self, profile_prefix: str | None) -> Any:
         ort = _runtime()
@@ -70,7 +71,7 @@ class OnnxEngine:
 
     def _run(self, session: Any, arrays: list[np.ndarray]) -> list[np.ndarray]:
         try:
-            return list(session.run(None, dict(zip(self._names, arrays))))
+            return list(session.run(self._wanted, dict(zip(self._names, arrays))))
         except Exception as error:
             raise EngineRefused(f"ONNX Runtime {self.version} stopped while running: {first_line(error)}; check the inputs and the free memory") from error
 
