@@ -42,6 +42,7 @@ class Samples:
     golden: np.ndarray  # [m, ...] int8, of the first m inputs
     labels: np.ndarray
     windows: int = 1  # inputs that share one label
+    real: np.ndarray | None = None  # float32 [n, ...], the inputs before they were rounded, where the score needs them
 
 
 def samples_of(model: str, limit: int | None, full: bool) -> Samples:
@@ -69,8 +70,9 @@ def _ad_samples(full: bool, limit: int | None) -> Samples:
         first, exact = first[:limit], exact[:limit]
         score = score[: limit * len(picked)]
     # rounded after the zero point is added, in float32: so the golden outputs' inputs were made
-    x = np.clip(np.round(np.array(first + score, np.float32) / np.float32(scale) + np.float32(zero_point)), -128, 127).astype(np.int8)
-    return Samples(x, exact, data["y"][: len(score) // len(picked)], len(picked))
+    real = np.array(first + score, np.float32)
+    x = np.clip(np.round(real / np.float32(scale) + np.float32(zero_point)), -128, 127).astype(np.int8)
+    return Samples(x, exact, data["y"][: len(score) // len(picked)], len(picked), real)
 
 
 def _ad_golden(golden: Any) -> tuple[np.ndarray, list[int]]:
@@ -99,7 +101,7 @@ def measure(model: str, device: str, limit: int | None, full: bool) -> list[Row]
         "text_bytes": cost["text_bytes"],
         "flash_bytes": cost["flash_bytes"],
         "exact_fraction": float(exact.mean()),
-        "accuracy": accuracy(model, samples, outputs),
+        "accuracy": accuracy(samples, outputs),
     }
     peers = json.loads((ROOT / "baselines" / "mcu.json").read_text())["cases"].get(f"{model}@{device}", {})
     return [_row(f"{model}@{device}", metric, value, peers) for metric, value in values.items()]
@@ -110,12 +112,12 @@ def _row(case: str, metric: str, value: Any, peers: dict[str, dict[str, float]])
     return Row(case, metric, value, UNITS[metric], better, {name: figures[metric] for name, figures in peers.items() if metric in figures})
 
 
-def accuracy(model: str, samples: Samples, outputs: np.ndarray) -> float:
-    """Top-1; for ad01 the area under the ROC curve of the mean squared error against the input, by file."""
-    if model != "ad01":
+def accuracy(samples: Samples, outputs: np.ndarray) -> float:
+    """Top-1; for ad01 the area under the ROC curve of the mean squared error against the unrounded input, by file."""
+    if samples.real is None:
         return float((outputs.argmax(1) == samples.labels).mean())
     start = len(samples.golden)
-    real_in = (samples.inputs[start:].astype(np.float64) - 89) * 0.3910152316093445
+    real_in = samples.real[start:].astype(np.float64)
     real_out = (outputs[start:].astype(np.float64) - 96) * 0.36449846625328064
     score = ((real_in - real_out) ** 2).mean(1).reshape(-1, samples.windows).mean(1)
     bad, good = score[samples.labels == 1], score[samples.labels == 0]
