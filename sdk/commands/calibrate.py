@@ -91,7 +91,8 @@ def _page(found: Found, path: Path) -> list[Any]:
     place = path if path.is_absolute() or path.parent != Path(".") else Path(".") / path
     shown = place if str(place).startswith(("/", ".")) else f"./{place}"
     return [
-        table(f"{found.device.name}: {found.about}", ("rate", "measured", "unit"), rows, right=("measured",)),
+        f"{found.device.name}: {found.about}\n",
+        table(None, ("rate", "measured", "unit"), rows, right=("measured",)),
         *(f"  - {note}" for note in found.notes),
         f"{path}: plan with it: embarq plan {shown} MODEL",
     ]

@@ -38,7 +38,8 @@ def peak_memory(base: Plan, recipe: Recipe, device: Device) -> PeakMemory | None
 def memory_parts(work: Work, engine: Mapping[str, Any], figures: Mapping[str, Any], threads: int) -> tuple[int, int, int]:
     """(engine, weights, activations) in bytes: see `PeakMemory`."""
     process = engine["process_bytes"] + engine["thread_bytes"] * (threads - 1)
-    weights = figures["weights"] * work.weights_bytes + figures["node_bytes"] * len(work.nodes)
+    weights = figures["conv_weights"] * work.conv_weights_bytes + figures["other_weights"] * work.other_weights_bytes
+    weights += figures["node_bytes"] * len(work.nodes)
     return round(process), round(weights), round(figures["activations"] * work.activations_bytes + figures["windows"] * work.window_bytes)
 
 
@@ -61,7 +62,8 @@ def latency(base: Plan, recipe: Recipe, device: Device) -> Latency | None:
     nodes = work_of(base.graph, sum(base.arena_bytes), recipe.precision).nodes
     seconds = roofline(nodes, fitted, arithmetic.macs_s, copying.bytes_s)
     basis = f"Time: rates measured on {device.name}, shared out by a roofline; of the models measured, nine of ten lay within the factor."
-    return Latency(seconds, fitted["error"], basis)
+    error = fitted["error"] if recipe.threads == 1 else max(fitted["error"], fitted.get("threads_error", 1.0))
+    return Latency(seconds, error, basis)
 
 
 def roofline(nodes: Iterable[NodeWork], fitted: Mapping[str, float], macs_s: float, copy_bytes_s: float) -> float:
@@ -69,6 +71,7 @@ def roofline(nodes: Iterable[NodeWork], fitted: Mapping[str, float], macs_s: flo
 
     fitted: `conv`, `depthwise`, `dense`: the share of `macs_s` that such nodes reach (`other` multiplies nothing); `bandwidth`:
     the share of the copying rate (above 1 where values stay in caches); `node_s` for each node, `call_s` for each inference.
+    (`error`, and `threads_error` for several threads, are those of models left out of the fit.)
     """
     moved_s = 2 * copy_bytes_s * fitted["bandwidth"]
     each = (max(node.macs / (macs_s * fitted.get(node.kind, 1.0)), node.moved_bytes / moved_s) + fitted["node_s"] for node in nodes)

@@ -12,6 +12,7 @@ from sdk.planner.latency import node_macs
 POINTER_BYTES = 8
 #: Ops whose MACs run at rates of their own; every other op is counted by the bytes it moves.
 KINDS = {"conv2d": "conv", "depthwise_conv2d": "depthwise", "dense": "dense", "batch_matmul": "dense"}
+CONVOLUTIONS = ("conv2d", "depthwise_conv2d")
 #: Ops that only give the same bytes another shape.
 FREE = ("reshape",)
 
@@ -29,7 +30,8 @@ class NodeWork:
 class Work:
     """A graph at a precision. `window_bytes`: a pointer for every tap of every window, as engines keep them for convolutions."""
 
-    weights_bytes: int
+    conv_weights_bytes: int  # engines keep more copies of these, in the order their kernels like
+    other_weights_bytes: int
     activations_bytes: int  # peak by liveness
     window_bytes: int
     nodes: tuple[NodeWork, ...]
@@ -41,9 +43,11 @@ def work_of(graph: Graph, arena_bytes: int, precision: str) -> Work:
     A float graph is counted as the engine will have it: weights of two or more axes at 1 byte (int8) or 2 (float16) a value.
     """
     stored = sum(_weight_bytes(t, precision) for t in graph.constants())
+    of_convs = {node.inputs[1] for node in graph.nodes if node.op in CONVOLUTIONS}
+    conv = sum(_weight_bytes(t, precision) for t in graph.constants() if t.name in of_convs)
     shrunk = _value_itemsize(precision) / 4 if _is_float(graph) else 1.0
     nodes = tuple(_node_work(graph, node, precision) for node in graph.nodes if node.op not in FREE)
-    return Work(stored, round(arena_bytes * shrunk), sum(_windows(graph)), nodes)
+    return Work(conv, stored - conv, round(arena_bytes * shrunk), sum(_windows(graph)), nodes)
 
 
 def _is_float(graph: Graph) -> bool:
@@ -74,7 +78,7 @@ def _value_bytes(tensor: Tensor, precision: str) -> int:
 def _windows(graph: Graph) -> Iterator[int]:
     """Bytes of pointers, a convolution each; 1x1 kernels need none."""
     for node in graph.nodes:
-        if node.op in ("conv2d", "depthwise_conv2d"):
+        if node.op in CONVOLUTIONS:
             weights, out = graph[node.inputs[1]].shape, graph[node.outputs[0]]
             channels = weights[0] if node.op == "conv2d" else weights[-1]
             taps = math.prod(weights[1:3])
