@@ -22,6 +22,7 @@ from sdk.planner.recipes import Recipe
 from sdk.runner.bundle import installed
 from targets.detect import this_computer
 from targets.device import load_device
+from tests.data import shared
 
 PACKAGES = {"onnx": "onnxruntime", "litert": "ai-edge-litert", "executorch": "executorch"}
 SHARES = {"conv": 0.5, "depthwise": 0.1, "dense": 0.25, "bandwidth": 1.0, "node_s": 1e-6, "call_s": 1e-5}
@@ -92,6 +93,14 @@ def test_every_model_takes_what_is_predicted(name: str, engine: str) -> None:
     if name.endswith("_int8") and engine != "litert":
         pytest.skip("a .tflite that came quantised runs on LiteRT only")
     assert check(measured_here(name, ("float32", "int8", "dynamic-int8"), engine)) >= (0 if name in engine_nets.FILES else 1)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", engine_nets.HELD_OUT)
+def test_files_that_the_table_was_not_fitted_to_take_what_is_predicted(name: str) -> None:
+    shared(engine_nets.HELD_OUT[name])
+    rows = [row for engine in ("onnx", "litert") for row in measured_here(name, ("float32", "int8"), engine)]
+    assert check(iter(rows)) >= 1
 
 
 # -- what is counted -------------------------------------------------------------------------------------------------
