@@ -170,7 +170,10 @@ def test_a_plan_tells_times_with_measured_rates_only(tmp_path: Path) -> None:
     real, int8 = (latency(plan_of(net()), Recipe("onnx", precision), device) for precision in ("float32", "int8"))
     assert real is not None and int8 is not None and real.seconds > 0 and int8.seconds > 0
     assert real.error == engine_table()["engines"]["onnx"]["precisions"]["float32"]["latency"]["error"] >= 1
-    assert "here" in real.basis
+    assert "here" in real.basis and "not known" not in real.basis
+    svd = Graph("svd", ("x",), ("y",), {n: Tensor(n, (8,), "float32") for n in "xy"}, (Node("svd", "opaque", ("x",), ("y",), {"kind": "svd"}),))
+    odd = latency(plan_of(svd), Recipe("onnx", "float32"), device)
+    assert odd is not None and "The arithmetic of 1 unnamed op(s) is not known" in odd.basis
     assert latency(plan_of(net()), Recipe("onnx", "float32", 2), device) is None
     assert latency(plan_of(net()), Recipe("litert", "float32"), device) is None
 

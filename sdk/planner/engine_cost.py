@@ -62,6 +62,9 @@ def latency(base: Plan, recipe: Recipe, device: Device) -> Latency | None:
     nodes = work_of(base.graph, sum(base.arena_bytes), recipe.precision).nodes
     seconds = roofline(nodes, fitted, arithmetic.macs_s, copying.bytes_s)
     basis = f"Time: rates measured on {device.name}, shared out by a roofline; of the models measured, nine of ten lay within the factor."
+    unknown = sum(node.op == "opaque" for node in base.graph.nodes)
+    if unknown:
+        basis += f" The arithmetic of {unknown} unnamed op(s) is not known and only their bytes are counted, so the real time may be longer."
     error = fitted["error"] if recipe.threads == 1 else max(fitted["error"], fitted.get("threads_error", 1.0))
     return Latency(seconds, error, basis)
 
