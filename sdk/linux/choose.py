@@ -116,11 +116,10 @@ def _race(plan: LinuxPlan, racers: Sequence[_Racer], run: Any, make: Make, open_
     if sum(r.out is None for r in timed) > 1:
         _time(timed, tell)
     for racer in timed:
-        if racer.out is None or racer.rounds:
-            tell(f"peak memory of {racer.recipe}")
-            found = racer.session.bench(repeats=_repeats(racer.median_ms, ROUND_MS), warmup=2, fresh=True)
-            racer.peak_rss_bytes = found.peak_rss_bytes
-            racer.rounds = racer.rounds or [found.median_ms]
+        if racer.out is None and not racer.rounds:  # alone in the race
+            racer.rounds = [racer.session.bench(repeats=20, warmup=3).median_ms]
+        if racer.session is not None and racer.rounds:
+            racer.peak_rss_bytes = racer.session.health().get("peak_rss_bytes")
     return source
 
 
