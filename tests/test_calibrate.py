@@ -218,3 +218,18 @@ def test_this_computer_is_calibrated_and_its_plans_tell_times(tmp_path: Path) ->
     work = sdk.load(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.ReLU()).eval(), example=torch.zeros(1, 3, 32, 32))
     plan = sdk.plan(path, work, backend="onnx", threads=1)
     assert plan.candidates[0].latency is not None and "ms (x/" in str(plan)
+
+
+@pytest.mark.long
+@needs_sshd()
+def test_engines_are_measured_over_ssh_and_their_probes_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for package in ("paramiko", "torch", "onnxruntime"):
+        pytest.importorskip(package)
+    monkeypatch.setattr(device_rates, "ENGINES", ("onnx",))
+    with ssh_server(tmp_path) as server:
+        monkeypatch.setenv("HOME", str(server.home))
+        monkeypatch.delenv("SSH_AUTH_SOCK", raising=False)
+        got = measure_rates(load_device("host"), server.target(server.folder / "probe", python=sys.executable))
+    names = {name for name, _, _ in got.rates}
+    assert {f"onnx/{precision}/1t" for precision in ("float32", "int8", "dynamic-int8")} <= names and got.notes == ()
+    assert list((server.folder / "probe" / "versions").iterdir()) == [] and "onnx" in got.about
