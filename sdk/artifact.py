@@ -18,6 +18,7 @@ from sdk.graph.ir import Graph, Tensor
 
 if TYPE_CHECKING:
     from sdk.backends.payload import Payload, Port
+    from sdk.backends.samples import LayerError
     from sdk.planner.linux_records import LinuxPlan, Measured
     from sdk.planner.plan import Plan
     from sdk.planner.recipes import Recipe
@@ -100,12 +101,19 @@ class Artifact:
 
     def measured_text(self) -> tuple[str, ...]:
         """What was measured when a Linux artifact was chosen, as a table; nothing for a microcontroller's."""
+        from sdk.planner.linux_report import layers_text, measured_text
+
+        return tuple(text for text in (measured_text(self._planned("measured")), layers_text(self.layer_errors)) if text)
+
+    @property
+    def layer_errors(self) -> list[dict[str, Any]]:
+        """For a Linux artifact planned with `quant_report=True`: {"layer", "op", "sqnr_db"} of each layer, everything in front quantised."""
+        return self._planned("layer_errors")
+
+    def _planned(self, key: str) -> list[dict[str, Any]]:
         import json
 
-        from sdk.planner.linux_report import measured_text
-
-        rows = json.loads(self.files["plan.json"]).get("measured", []) if self.is_linux else []
-        return (measured_text(rows),) if rows else ()
+        return list(json.loads(self.files["plan.json"]).get(key, [])) if self.is_linux else []
 
     def elf(self) -> bytes:
         """The firmware; raises `DeviceError` where the artifact holds a C library only."""
@@ -222,13 +230,14 @@ def _manifest(plan: Plan, golden: Golden, emitted: Any, files: Mapping[str, byte
     }
 
 
-def linux_artifact(plan: LinuxPlan, recipe: Recipe, payload: Payload, golden: Golden, tolerance: float, measured: Sequence[Measured] = ()) -> Artifact:
+def linux_artifact(plan: LinuxPlan, recipe: Recipe, payload: Payload, golden: Golden, tolerance: float, measured: Sequence[Measured] = (),
+                   layers: Sequence[LayerError] = ()) -> Artifact:  # fmt: skip
     """The artifact of one recipe: the engine's files, golden vectors, the plan and what was measured when the recipe was chosen."""
     from sdk.planner.linux_report import linux_html
 
     files = {f"payload/{name}": content for name, content in payload.files.items()}
     files.update(_golden_files(golden))
-    files["plan.json"] = canonical_json({**plan.to_dict(), "measured": [row.to_dict() for row in measured]})
+    files["plan.json"] = canonical_json({**plan.to_dict(), "measured": [row.to_dict() for row in measured], "layer_errors": [vars(row) for row in layers]})
     files["report.html"] = linux_html(plan, measured).encode()
     files["sbom.cdx.json"] = canonical_json(_linux_sbom(plan, payload))
     files.update(_device_files(plan.device))

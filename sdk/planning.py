@@ -52,7 +52,8 @@ def plan_model(
     calibration: real inputs for quantising a float model: an array [n, ...], a folder, a `.npy`/`.npz` file or a generator.
     precision: "int8" (needs `calibration` unless the model is quantised already), "float32", or "auto": int8 where possible.
     quant: how to quantise: `sdk.passes.quantise.QuantOptions`, or its fields as a dict, {"range": "mse", "int16": ["conv1"]}.
-    quant_report: say what quantising cost, layer by layer, in `plan.quant_report` (some seconds on a large net).
+    quant_report: say what quantising cost, layer by layer, in `plan.quant_report` (some seconds on a large net); for a Linux device
+    `compile` says it, for the recipe it keeps (`artifact.layer_errors`).
     keep_input: leave the input's bytes untouched by the inference, at the price of their space.
     in_place: let an output overlap its dying input wherever the kernel allows it.
     vectors: inputs to verify with; by default random ones and, where there are some, two calibration samples.
@@ -68,9 +69,9 @@ def plan_model(
         from sdk.linux import plan_linux
 
         _refuse_options(linux, LINUX_OPTIONS, board)
-        boards_only = {"quant": quant, "quant_report": quant_report, "keep_input": keep_input, "in_place": not in_place, "compiler": compiler != "zig"}
+        boards_only = {"quant": quant, "keep_input": keep_input, "in_place": not in_place, "compiler": compiler != "zig"}
         _refuse_options({name: value for name, value in boards_only.items() if value}, (), board)
-        return plan_linux(board, model, calibration=calibration, precision=precision, vectors=vectors, progress=progress, **linux)
+        return plan_linux(board, model, calibration=calibration, precision=precision, vectors=vectors, quant_report=quant_report, progress=progress, **linux)
     _refuse_options(linux, (), board)
     if precision not in PRECISIONS:
         raise UsageError(f"precision {precision!r} is not known; choose one of {', '.join(PRECISIONS)}")

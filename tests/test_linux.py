@@ -153,7 +153,7 @@ class Field:
     who: dict[str, tuple[Any, float]]
     sessions: list[Session] = field(default_factory=list)
 
-    def make(self, plan: Any, recipe: Recipe, payload: Payload, golden: Golden, tolerance: float, measured: Any) -> Any:
+    def make(self, plan: Any, recipe: Recipe, payload: Payload, golden: Golden, tolerance: float, measured: Any, layers: Any) -> Any:
         return recipe, golden, tolerance, measured
 
     def open(self, artifact: Any, target: str) -> Session:
@@ -249,6 +249,17 @@ def test_from_a_torch_net_to_a_proven_artifact(work: Any, tmp_path: Path) -> Non
         assert np.allclose(session.run(X[:1]), right(X[:1]), atol=0.1)
         assert session.bench(repeats=3).median_ms > 0
     assert "chosen" in opened.measured_text()[0]
+
+
+@pytest.mark.parametrize(("engine", "package"), [("litert", "ai_edge_litert"), ("onnx", "onnxruntime")])
+def test_what_quantising_costs_is_told_layer_by_layer(work: Any, engine: str, package: str) -> None:
+    pytest.importorskip(package, reason=f"needs {package}")
+    plan = sdk.plan("host", work, backend=engine, precision="int8", threads=1, calibration=X, accuracy_drop_points=100, quant_report=True)
+    assert "told by compile" in str(plan)
+    artifact = sdk.compile(plan)
+    rows = artifact.layer_errors
+    assert len(rows) >= 2 and all(5 < row["sqnr_db"] < 100 for row in rows if row["op"].lower() in ("conv", "conv2d", "dense", "gemm"))
+    assert "SQNR" in artifact.measured_text()[1]
 
 
 def test_prepare_changes_a_copy_before_the_export() -> None:

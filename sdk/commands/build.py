@@ -81,7 +81,7 @@ def plan(
     options = _options(calibration, precision, keep_input, compiler, quant) | ({"quant_report": True} if report else {})
     options |= _linux_options(backend, threads, evaluation, accuracy_drop, try_on)
     made = _plan(out, name, source, options, input_layout, batch)
-    out.show(made.to_dict(), str(made), *([str(made.quant_report)] if report and source is not None else []))
+    out.show(made.to_dict(), str(made), *_report(made, report))
     return 0 if source is None or made.fits else DoesNotFit.exit_code
 
 
@@ -94,6 +94,7 @@ def compile(
     quant_range: Range = "minmax",
     int16: Int16 = None,
     keep_float: KeepFloat = None,
+    report: Report = False,
     precision: Precision = "auto",
     keep_input: KeepInput = False,
     input_layout: InputLayout = None,
@@ -125,14 +126,21 @@ def compile(
     if source is None:
         raise UsageError(f"no model was given to compile for {name}; give a .tflite, .onnx or .pt2 file")
     quant = {"range": quant_range, "int16": int16 or (), "keep_float": keep_float or ()}
-    options = _options(calibration, precision, keep_input, compiler, quant) | _linux_options(backend, threads, evaluation, accuracy_drop, try_on)
+    options = _options(calibration, precision, keep_input, compiler, quant) | ({"quant_report": True} if report else {})
+    options |= _linux_options(backend, threads, evaluation, accuracy_drop, try_on)
     made = _plan(out, name, source, options, input_layout, batch)
     with out.progress("compiling") as progress:
         artifact = sdk.compile(made, progress)
         progress("writing")
         artifact.save(output)
-    parts = [str(made), ""] if show_map else []
+    parts = ([str(made), ""] if show_map else []) + _report(made, report)
     out.show(dict(artifact.manifest), *parts, *artifact.measured_text(), _written(artifact, output))
+
+
+def _report(plan: Any, asked: bool) -> list[str]:
+    """What quantising for a microcontroller cost; for a Linux device compile tells it with what it measured."""
+    found = getattr(plan, "quant_report", None)
+    return [str(found)] if asked and found is not None else []
 
 
 def _options(calibration: str | None, precision: str, keep_input: bool, compiler: str, quant: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from sdk.backends.payload import Payload
+from sdk.backends.samples import LayerError
 from sdk.errors import DoesNotFit, EmbarqError, UnsupportedOp, VerificationFailed
 from sdk.golden import Golden
 from sdk.linux.evaluate import answers, share_right
@@ -19,7 +20,7 @@ from sdk.planner.recipes import Recipe
 
 Progress = Callable[[str], None]
 #: Writes the artifact of one recipe: `sdk.artifact.linux_artifact`.
-Make = Callable[[LinuxPlan, Recipe, Payload, Golden, float, Sequence[Measured]], Any]
+Make = Callable[[LinuxPlan, Recipe, Payload, Golden, float, Sequence[Measured], Sequence[LayerError]], Any]
 
 #: Largest difference of a float payload from its source, relative to the output's largest value: other engines, other order of sums.
 FLOAT_TOLERANCE = 1e-3
@@ -75,7 +76,16 @@ def compile_linux(plan: LinuxPlan, make: Make, open_session: Callable[[Any, str]
                 racer.session.close()
     best = _best(plan, racers, source)
     rows = [_row(plan, racer, racer is best, source) for racer in racers]
-    return make(plan, best.recipe, best.payload, best.golden, best.tolerance, rows)
+    return make(plan, best.recipe, best.payload, best.golden, best.tolerance, rows, _layers(plan, best, tell))
+
+
+def _layers(plan: LinuxPlan, best: _Racer, tell: Progress) -> Sequence[LayerError]:
+    """What quantising cost the recipe that was kept, layer by layer, when the plan asks for it and there is data to say it on."""
+    if not plan.layer_report or best.recipe.precision == "float32" or plan.calibration is None:
+        return ()
+    tell(f"what {best.recipe.precision} costs each layer")
+    backend = import_module(f"sdk.backends.{best.recipe.engine}")
+    return backend.error_report(plan.model, best.recipe, best.payload, plan.calibration)  # type: ignore[no-any-return]
 
 
 def _build(plan: LinuxPlan, wanted: Sequence[Arrays], tell: Progress) -> list[_Racer]:
@@ -106,7 +116,7 @@ def _race(plan: LinuxPlan, racers: Sequence[_Racer], run: Any, make: Make, open_
     for racer in racers:
         tell(f"starting {racer.recipe}")
         try:
-            racer.session = open_session(make(plan, racer.recipe, racer.payload, racer.golden, racer.tolerance, ()), plan.target)
+            racer.session = open_session(make(plan, racer.recipe, racer.payload, racer.golden, racer.tolerance, (), ()), plan.target)
             racer.engine_version = str(racer.session.info().get("engine_version", ""))
             _prove(racer)
         except EmbarqError as error:

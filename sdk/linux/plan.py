@@ -31,6 +31,7 @@ def plan_linux(
     evaluation: Any = None,
     accuracy_drop_points: float = 1.0,
     target: str = "local",
+    quant_report: bool = False,
     vectors: Sequence[Any] = (),
     progress: Progress | None = None,
 ) -> LinuxPlan:
@@ -55,7 +56,8 @@ def plan_linux(
     made = LinuxPlan(
         name=model.name, device=device, model=model, base=base, candidates=tuple(candidates), memory_bytes=main_memory(device).usable_bytes,
         accuracy_drop_points=accuracy_drop_points, calibration=samples, evaluation=judged, target=target,
-        decisions=tuple(_decisions(device, model, samples, judged, candidates, accuracy_drop_points)), vectors=_vectors(model, vectors, samples),
+        layer_report=quant_report,
+        decisions=tuple(_decisions(device, model, samples, judged, candidates, accuracy_drop_points, quant_report)), vectors=_vectors(model, vectors, samples),
     )  # fmt: skip
     return made if made.fits else _with_mends(made, precision)
 
@@ -140,7 +142,7 @@ def _refuse_if_none(model: Model, device: Device, candidates: Sequence[Candidate
 
 
 def _decisions(
-    device: Device, model: Model, samples: Calibration | None, judged: Any, candidates: Sequence[Candidate], drop: float
+    device: Device, model: Model, samples: Calibration | None, judged: Any, candidates: Sequence[Candidate], drop: float, report: bool
 ) -> Iterator[str]:
     kept = [c for c in candidates if c.refusal is None]
     tried = f"{len(kept)} of {len(candidates)} recipes are tried"
@@ -151,6 +153,8 @@ def _decisions(
         yield "Only float32 is tried, because no calibration data was given; give some to have int8 tried too."
     if judged is not None:
         yield f"A recipe may lose {drop:g} points of {judged.name}."
+    if report:
+        yield "What quantising costs each layer is told by compile, for the recipe it keeps."
     reasons: dict[str, list[str]] = {}
     for c in candidates:
         if c.refusal is not None:

@@ -85,6 +85,7 @@ class LinuxPlan:
     calibration: Calibration | None = field(default=None, repr=False)
     evaluation: Evaluation | None = field(default=None, repr=False)
     target: str = "local"
+    layer_report: bool = False  # compile tells what quantising costs each layer of the recipe it keeps
     decisions: tuple[str, ...] = ()
     mends: tuple[Mend, ...] = ()
     vectors: tuple[tuple[np.ndarray, ...], ...] = field(default=(), repr=False, compare=False)

@@ -92,6 +92,18 @@ def measured_text(rows: Sequence[Mapping[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def layers_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    """What quantising costs each layer, in order of execution, a bar for the noise: the longer, the more of it."""
+    if not rows:
+        return ""
+    wide = min(max(len(r["layer"]) for r in rows), 48)
+    lines = [f"{'Layer':{wide}}  {'op':<18} {'SQNR, dB':>9}   everything in front quantised too"]
+    for r in rows:
+        noise = max(0, min(20, round((45 - r["sqnr_db"]) / 2)))
+        lines.append(f"{r['layer'][-wide:]:{wide}}  {r['op']:<18} {r['sqnr_db']:9.1f}   {'▒' * noise}".rstrip())
+    return "\n".join(lines)
+
+
 def linux_html(plan: LinuxPlan, measured: Sequence[Measured] = ()) -> str:
     """One self-contained page: the same text, with a bar for every measured time."""
     fastest = min((r.median_ms for r in measured if r.median_ms), default=1.0)

@@ -106,13 +106,18 @@ def _prepared(graph: Graph) -> Graph:
 
 def int8_graph(graph: Graph, samples: Any) -> tuple[Graph, tuple[str, ...]]:
     """(the int8 graph that is written, with float32 inputs and outputs; names of the nodes left in float32)."""
+    _, made, kept = quantised(graph, samples)
+    return keep_names(_prepared(made), graph.outputs), kept
+
+
+def quantised(graph: Graph, samples: Any) -> tuple[Graph, Graph, tuple[str, ...]]:
+    """(the float graph that is quantised, the int8 graph it becomes, names of the nodes left in float32)."""
     from sdk.passes.quantise import QuantOptions, quantise
 
     ready, floats = legalise(split_depthwise(_prepared(graph)))
     ready = _prepared(ready)  # a clamp that turned out to be an activation is fused
     kept = tuple(node.name for node in ready.nodes if node.name in floats or _faster_in_float(ready, node))
-    made = quantise(ready, samples, QuantOptions(float_io=True, keep_float=kept))
-    return keep_names(_prepared(made), graph.outputs), kept
+    return ready, quantise(ready, samples, QuantOptions(float_io=True, keep_float=kept)), kept
 
 
 def _faster_in_float(graph: Graph, node: Node) -> bool:
