@@ -16,6 +16,7 @@ from sdk.backends.payload import Payload, Port
 from sdk.errors import DataError, DoesNotFit, UnsupportedOp, UsageError, VerificationFailed
 from sdk.golden import Golden
 from sdk.linux import choose
+from sdk.linux import plan as linux_plan
 from sdk.linux.plan import recipes
 from sdk.planner.linux_records import Candidate, PeakMemory
 from sdk.planner.recipes import Recipe
@@ -161,7 +162,7 @@ class Field:
         return self.sessions[-1]
 
 
-def race(monkeypatch: pytest.MonkeyPatch, work: Any, who: dict[str, tuple[Any, float]], **options: Any) -> tuple[Any, Field]:
+def race(monkeypatch: pytest.MonkeyPatch, work: Any, who: dict[str, tuple[Any, float]], broken: str = "", **options: Any) -> tuple[Any, Field]:
     plan = sdk.plan("rpi-4b", work, backend="litert", threads=1, calibration=X, **options)
     candidates = tuple(Candidate(Recipe(n.split("/")[0], n.split("/")[1], int(n.split("/")[2][:-1]))) for n in who)
     plan = replace(plan, candidates=candidates)
@@ -169,7 +170,9 @@ def race(monkeypatch: pytest.MonkeyPatch, work: Any, who: dict[str, tuple[Any, f
 
     class Backend:
         @staticmethod
-        def emit(*_: Any) -> Payload:
+        def emit(model: Any, recipe: Recipe, *_: Any) -> Payload:
+            if recipe.engine == broken:
+                raise UnsupportedOp("no such operator")
             return Payload({"m": b"1"}, "m", port, port, {})
 
     monkeypatch.setattr(choose, "import_module", lambda _: Backend)
@@ -197,6 +200,26 @@ def test_the_fastest_accurate_one_is_chosen_and_all_are_told(monkeypatch: pytest
     assert by_name["litert/float32/1t"].verdict == "slower" and by_name["litert/float32/1t"].peak_rss_bytes == 50 << 20
     assert all(s.closed for s in there.sessions)
     assert len(golden) == 3 and np.allclose(golden.outputs[0][0], right(golden.inputs[0][0]))
+
+
+def test_a_recipe_that_cannot_be_built_is_told_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch, work: Any) -> None:
+    who = {"litert/float32/1t": (right, 3.0), "onnx/float32/1t": (right, 1.0)}
+    (recipe, _, _, rows), _ = race(monkeypatch, work, who, broken="onnx")
+    assert recipe.name == "litert/float32/1t"
+    assert next(r.verdict for r in rows if r.recipe.engine == "onnx") == "not built: no such operator"
+    with pytest.raises(UnsupportedOp, match="no engine could build tiny: onnx/float32: no such operator"):
+        race(monkeypatch, work, {"onnx/float32/1t": (right, 1.0)}, broken="onnx")
+
+
+def test_an_engine_that_is_not_installed_is_out_with_the_extra_to_install(monkeypatch: pytest.MonkeyPatch, work: Any) -> None:
+    real = linux_plan.find_spec
+    monkeypatch.setattr(linux_plan, "find_spec", lambda name: None if name in ("executorch", "ai_edge_litert") else real(name))
+    plan = sdk.plan("rpi-4b", work, threads=1)
+    reasons = {c.recipe.engine: c.refusal or "" for c in plan.candidates}
+    assert 'executorch is not installed on this computer; pip install "embarq[executorch]"' in reasons["executorch"]
+    assert "embarq[litert]" in reasons["litert"]
+    away = sdk.plan("rpi-4b", work, threads=1, backend="litert", target="ssh://pi@nowhere")  # written here, run there
+    assert away.fits
 
 
 def test_a_float_payload_that_computes_something_else_is_out(monkeypatch: pytest.MonkeyPatch, work: Any) -> None:

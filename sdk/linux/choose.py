@@ -67,7 +67,7 @@ def compile_linux(plan: LinuxPlan, make: Make, open_session: Callable[[Any, str]
         raise DoesNotFit(f"{plan.name} does not fit {plan.device.name}: {over}; try: {plan.mends[0] if plan.mends else 'a smaller model'}")
     tell = progress or (lambda _: None)
     run = reference(plan.model)
-    racers = _build(plan, tuple(run(v) for v in plan.vectors), tell)
+    racers, failed = _build(plan, tuple(run(v) for v in plan.vectors), tell)
     try:
         source = _race(plan, racers, run, make, open_session, tell)
     finally:
@@ -75,7 +75,7 @@ def compile_linux(plan: LinuxPlan, make: Make, open_session: Callable[[Any, str]
             if racer.session is not None:
                 racer.session.close()
     best = _best(plan, racers, source)
-    rows = [_row(plan, racer, racer is best, source) for racer in racers]
+    rows = [*(_row(plan, racer, racer is best, source) for racer in racers), *failed]
     return make(plan, best.recipe, best.payload, best.golden, best.tolerance, rows, _layers(plan, best, tell))
 
 
@@ -88,27 +88,29 @@ def _layers(plan: LinuxPlan, best: _Racer, tell: Progress) -> Sequence[LayerErro
     return backend.error_report(plan.model, best.recipe, best.payload, plan.calibration)  # type: ignore[no-any-return]
 
 
-def _build(plan: LinuxPlan, wanted: Sequence[Arrays], tell: Progress) -> list[_Racer]:
-    """Every kept recipe with its payload, which serves all thread counts. A recipe whose export fails is told, not fatal."""
+def _build(plan: LinuxPlan, wanted: Sequence[Arrays], tell: Progress) -> tuple[list[_Racer], list[Measured]]:
+    """Every kept recipe with its payload, which serves all thread counts; and a row for each whose export failed, which is told, not fatal."""
     payloads: dict[tuple[str, str], Payload] = {}
-    failures: dict[str, str] = {}
-    racers = []
+    failures: dict[tuple[str, str], str] = {}
+    racers, failed = [], []
     for recipe in (c.recipe for c in plan.kept):
         key = (recipe.engine, recipe.precision)
-        if key not in payloads and "/".join(key) not in failures:
+        if key not in payloads and key not in failures:
             tell(f"building {recipe.engine} {recipe.precision}")
             try:
                 payloads[key] = import_module(f"sdk.backends.{recipe.engine}").emit(plan.model, recipe, plan.calibration or (), tell)
             except EmbarqError as error:
-                failures["/".join(key)] = str(error)
-        if key in payloads:
+                failures[key] = str(error)
+        if key in failures:
+            failed.append(Measured(recipe, None, None, None, None, 0, "", _where(plan), f"not built: {failures[key]}"))
+        else:
             golden = Golden(tuple(plan.vectors), tuple(wanted), tuple(() for _ in plan.vectors))
             exact = recipe.precision == "float32" and not plan.model.is_quantised
             racers.append(_Racer(recipe, payloads[key], golden, FLOAT_TOLERANCE if exact else ROUNDED_TOLERANCE))
     if not racers:
-        told = "; ".join(f"{name}: {reason}" for name, reason in failures.items())
+        told = "; ".join(f"{'/'.join(key)}: {reason}" for key, reason in failures.items())
         raise UnsupportedOp(f"no engine could build {plan.name}: {told}")
-    return racers
+    return racers, failed
 
 
 def _race(plan: LinuxPlan, racers: Sequence[_Racer], run: Any, make: Make, open_session: Any, tell: Progress) -> float | None:
@@ -211,8 +213,11 @@ def _best(plan: LinuxPlan, racers: Sequence[_Racer], source: float | None) -> _R
 
 
 def _row(plan: LinuxPlan, racer: _Racer, chosen: bool, source: float | None) -> Measured:
-    where = "this computer" if plan.target == "local" else plan.target
     size = sum(map(len, racer.payload.files.values()))
     verdict = "chosen" if chosen else racer.out or "slower"
     measured = round(racer.median_ms, 6) if racer.rounds else None
-    return Measured(racer.recipe, measured, racer.peak_rss_bytes, racer.accuracy, source, size, racer.engine_version, where, verdict)
+    return Measured(racer.recipe, measured, racer.peak_rss_bytes, racer.accuracy, source, size, racer.engine_version, _where(plan), verdict)
+
+
+def _where(plan: LinuxPlan) -> str:
+    return "this computer" if plan.target == "local" else plan.target

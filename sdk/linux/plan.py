@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 from sdk.data import Calibration, read
@@ -16,6 +17,13 @@ from sdk.planner.records import Mend, Plan
 from targets.device import Device
 
 CALIBRATION_SAMPLES = 256
+#: Engine -> (module, extra) that building its file needs on this computer; LiteRT's files are written without it.
+BUILDS_WITH: Mapping[str, tuple[tuple[str, str], ...]] = {
+    "onnx": (("onnx", "onnxruntime"), ("onnxruntime", "onnxruntime")), "litert": (), "tensorrt": (("onnx", "onnxruntime"), ("onnxruntime", "onnxruntime")),
+    "executorch": (("executorch", "executorch"), ("torchao", "executorch")),
+}  # fmt: skip
+#: The same for trying it here.
+RUNS_WITH = {"litert": ("ai_edge_litert", "litert")}
 PRECISIONS = ("auto", "float32", "int8", "dynamic-int8", "float16")
 Progress = Callable[[str], None]
 
@@ -51,7 +59,7 @@ def plan_linux(
     candidates = []
     for recipe in recipes(device, model, backend, precision, threads, samples is not None):
         tell(recipe.name)
-        candidates.append(_candidate(device, model, base, recipe, samples))
+        candidates.append(_candidate(device, model, base, recipe, samples, target))
     _refuse_if_none(model, device, candidates)
     made = LinuxPlan(
         name=model.name, device=device, model=model, base=base, candidates=tuple(candidates), memory_bytes=main_memory(device).usable_bytes,
@@ -110,10 +118,10 @@ def _base(device: Device, model: Model) -> Plan:
     return make_plan(device, prepare(model.graph), name=model.name, mends=False)
 
 
-def _candidate(device: Device, model: Model, base: Plan, recipe: Recipe, samples: Calibration | None) -> Candidate:
+def _candidate(device: Device, model: Model, base: Plan, recipe: Recipe, samples: Calibration | None, target: str) -> Candidate:
     from sdk.planner.engine_cost import latency, peak_memory
 
-    refusal = _refusal(model, recipe, samples)
+    refusal = _refusal(model, recipe, samples) or _not_installed(recipe.engine, target)
     if refusal is not None:
         return Candidate(recipe, refusal=refusal)
     return Candidate(recipe, peak_memory(base, recipe, device), latency(base, recipe, device))
@@ -129,6 +137,15 @@ def _refusal(model: Model, recipe: Recipe, samples: Calibration | None) -> str |
         return backend.refusal(model, recipe)  # type: ignore[no-any-return]
     except EmbarqError as error:
         return str(error)
+
+
+def _not_installed(engine: str, target: str) -> str | None:
+    """The sentence for an engine that this computer cannot build for, or not try; None when it can."""
+    needed = BUILDS_WITH[engine] + ((RUNS_WITH[engine],) if target == "local" and engine in RUNS_WITH else ())
+    for module, extra in needed:
+        if find_spec(module) is None:
+            return f'{module} is not installed on this computer; pip install "embarq[{extra}]"'
+    return None
 
 
 def _refuse_if_none(model: Model, device: Device, candidates: Sequence[Candidate]) -> None:
@@ -160,7 +177,7 @@ def _decisions(
         if c.refusal is not None:
             reasons.setdefault(c.refusal, []).append(c.recipe.name)
     for reason, names in reasons.items():
-        yield f"{', '.join(names)} is out: {reason}."
+        yield f"{', '.join(names)} {'are' if len(names) > 1 else 'is'} out: {reason}."
     if any(c.recipe.engine == "tensorrt" for c in kept):
         yield f"TensorRT builds its engine on the {device.name} itself, at the first start; until then nothing is known of its speed there."
 
