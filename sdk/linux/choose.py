@@ -28,10 +28,10 @@ FLOAT_TOLERANCE = 1e-3
 ROUNDED_TOLERANCE = 5e-2
 #: Bits of a weight: what decides on a GPU that nobody can measure now.
 BITS = {"int8": 8, "dynamic-int8": 8, "float16": 16, "float32": 32}
-#: Rounds of measuring in turns; in each, every candidate left runs for about `ROUND_MS`.
-ROUNDS, ROUND_MS = 7, 300.0
-#: After the first round, candidates this much slower than the fastest are dropped: noise does not reach so far.
-RACE_FACTOR = 1.6
+#: Rounds of measuring in turns; in each, every candidate left runs for about `ROUND_MS`. As many again for those within `CLOSE` of the fastest.
+ROUNDS, ROUND_MS, CLOSE = 6, 250.0, 1.15
+#: After two rounds, candidates this much slower than the fastest are dropped: noise does not reach so far.
+RACE_FACTOR = 2.0
 
 
 @dataclass
@@ -51,8 +51,8 @@ class _Racer:
 
     @property
     def median_ms(self) -> float:
-        """The middle of the rounds' medians; infinite before the first."""
-        return float(np.median(self.rounds)) if self.rounds else float("inf")
+        """The lowest of the rounds' medians, infinite before the first: what disturbs a machine only ever adds to a time."""
+        return min(self.rounds, default=float("inf"))
 
 
 def compile_linux(plan: LinuxPlan, make: Make, open_session: Callable[[Any, str], Any], progress: Progress | None = None) -> Any:
@@ -180,18 +180,32 @@ def _answers_of(racer: _Racer, evaluation: Evaluation, tell: Progress) -> np.nda
 
 def _time(racers: Sequence[_Racer], tell: Progress) -> None:
     """Rounds in which every racer runs in turn, so that what disturbs the machine disturbs all alike."""
-    for number in range(ROUNDS):
-        racing = [r for r in racers if r.out is None]
+    racing = [r for r in racers if r.out is None]
+    for racer in racing:  # how fast is it? not counted: caches and thread pools are cold
+        racer.rounds = [racer.session.bench(repeats=3, warmup=2).median_ms]
+    guesses = {id(r): r.median_ms for r in racing}
+    for racer in racing:
+        racer.rounds = []
+    for number in range(2 * ROUNDS):
+        fastest = min((r.median_ms for r in racing if r.rounds), default=float("inf"))
+        if number == ROUNDS:
+            racing = [r for r in racing if r.median_ms <= CLOSE * fastest]
+        if number >= ROUNDS and len(racing) < 2:
+            return
         for racer in racing:
-            tell(f"round {number + 1} of {ROUNDS}: {racer.recipe}")
-            if not racer.rounds:  # how fast is it? not counted: caches and thread pools are cold
-                racer.rounds = [racer.session.bench(repeats=3, warmup=2).median_ms]
-            found = racer.session.bench(repeats=_repeats(racer.median_ms, ROUND_MS), warmup=1).median_ms
-            racer.rounds = [*racer.rounds, found] if number else [found]
-        fastest = min((r.median_ms for r in racing), default=0.0)
-        for racer in racing:
-            if racer.median_ms > RACE_FACTOR * fastest:
-                racer.out = f"{racer.median_ms / fastest:.2f}x the time of the fastest"
+            tell(f"round {number + 1}: {racer.recipe}")
+            racer.rounds.append(racer.session.bench(repeats=_repeats(guesses[id(racer)], ROUND_MS), warmup=1).median_ms)
+        if number == 1:
+            racing = _without_slow(racing)
+
+
+def _without_slow(racing: Sequence[_Racer]) -> list[_Racer]:
+    """Those that can still win; the others are told by how much they cannot."""
+    fastest = min(r.median_ms for r in racing)
+    for racer in racing:
+        if racer.median_ms > RACE_FACTOR * fastest:
+            racer.out = f"{racer.median_ms / fastest:.2f}x the time of the fastest"
+    return [r for r in racing if r.out is None]
 
 
 def _repeats(each_ms: float, total_ms: float) -> int:
