@@ -127,13 +127,16 @@ def test_real_file_from_onnx_to_the_emulated_board() -> None:
     plan = sdk.plan("stm32h743", path, calibration=pictures[:32])
     assert plan.fits
     with sdk.compile(plan).flash("emulator") as board:  # proves the golden vectors on the way
-        graph = plan.graph  # type: ignore[union-attr]
+        graph, clear = plan.graph, 0  # type: ignore[union-attr]
         for x in pictures[32:, None]:
             found, wanted = board.run(x), reference(path, [x])[0]
             source, out = graph[graph.inputs[0]], graph[graph.outputs[0]]
             assert np.array_equal(found, dequantise_array(out, run(graph, [check_input(source, x)])[out.name]))
-            assert found.argmax() == wanted.argmax()
-            assert np.abs(found - wanted).max() < 0.15
+            assert np.abs(found - wanted).max() < 0.08
+            if np.diff(np.sort(wanted.reshape(-1))[-2:]) > 0.08:  # a lead that 8 bits cannot turn round
+                clear += 1
+                assert found.argmax() == wanted.argmax()
+    assert clear >= 2
 
 
 def test_the_example_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
