@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -153,19 +154,23 @@ class Field:
 
     who: dict[str, tuple[Any, float]]
     sessions: list[Session] = field(default_factory=list)
+    most_open: int = 0
 
     def make(self, plan: Any, recipe: Recipe, payload: Payload, golden: Golden, tolerance: float, measured: Any, layers: Any) -> Any:
         return recipe, golden, tolerance, measured
 
     def open(self, artifact: Any, target: str) -> Session:
         self.sessions.append(Session(*self.who[artifact[0].name]))
+        self.most_open = max(self.most_open, sum(not s.closed for s in self.sessions))
         return self.sessions[-1]
 
 
-def race(monkeypatch: pytest.MonkeyPatch, work: Any, who: dict[str, tuple[Any, float]], broken: str = "", **options: Any) -> tuple[Any, Field]:
+def race(monkeypatch: pytest.MonkeyPatch, work: Any, who: dict[str, tuple[Any, float]], broken: str = "", memory_bytes: int = 4 << 30,
+         **options: Any) -> tuple[Any, Field]:  # fmt: skip
     plan = sdk.plan("rpi-4b", work, backend="litert", threads=1, calibration=X, **options)
-    candidates = tuple(Candidate(Recipe(n.split("/")[0], n.split("/")[1], int(n.split("/")[2][:-1]))) for n in who)
-    plan = replace(plan, candidates=candidates)
+    each = PeakMemory(100 << 20, 0, 0, "for the test")
+    candidates = tuple(Candidate(Recipe(n.split("/")[0], n.split("/")[1], int(n.split("/")[2][:-1])), each) for n in who)
+    plan = replace(plan, candidates=candidates, memory_bytes=memory_bytes)
     port = (Port("x", (1, 3, 8, 8), "float32"),)
 
     class Backend:
@@ -200,6 +205,13 @@ def test_the_fastest_accurate_one_is_chosen_and_all_are_told(monkeypatch: pytest
     assert by_name["litert/float32/1t"].verdict == "slower" and by_name["litert/float32/1t"].peak_rss_bytes == 50 << 20
     assert all(s.closed for s in there.sessions)
     assert len(golden) == 3 and np.allclose(golden.outputs[0][0], right(golden.inputs[0][0]))
+
+
+@pytest.mark.parametrize(("memory_mib", "open_at_once"), [(4096, 2), (256, 1)])
+def test_candidates_run_one_at_a_time_where_the_device_cannot_hold_them_all(monkeypatch: Any, work: Any, memory_mib: int, open_at_once: int) -> None:
+    who = {"litert/float32/1t": (right, 3.0), "onnx/float32/1t": (right, 2.0)}
+    (recipe, _, _, _), there = race(monkeypatch, work, who, memory_bytes=memory_mib << 20, target="ssh://pi@device")
+    assert recipe.name == "onnx/float32/1t" and there.most_open == open_at_once and all(s.closed for s in there.sessions)
 
 
 def test_a_recipe_that_cannot_be_built_is_told_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch, work: Any) -> None:
@@ -315,3 +327,12 @@ def test_command_line_for_a_linux_device(tmp_path: Path, capsys: pytest.CaptureF
     assert json.loads(capsys.readouterr().out)["to"] == "local"
     assert cli.main(["plan", *args[:-1], str(tmp_path / "absent.npz")]) == 2
     assert "cannot be read" in capsys.readouterr().err
+
+
+@pytest.mark.long
+def test_the_example_of_the_documentation_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).resolve().parent.parent / "docs" / "linux.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.S)
+    monkeypatch.chdir(tmp_path)
+    exec(compile(code, "docs/linux.md", "exec"), {})
+    assert "on rpi-4b: fits" in capsys.readouterr().out and (tmp_path / "out" / "manifest.json").is_file()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -26,6 +28,8 @@ Make = Callable[[LinuxPlan, Recipe, Payload, Golden, float, Sequence[Measured], 
 FLOAT_TOLERANCE = 1e-3
 #: The same for half floats, and for integers on another machine's kernels, which round some values to the neighbouring step.
 ROUNDED_TOLERANCE = 5e-2
+#: Share of a device's memory that candidates may take together while they are measured; the rest is the system's.
+SHARE = 0.7
 #: Bits of a weight: what decides on a GPU that nobody can measure now.
 BITS = {"int8": 8, "dynamic-int8": 8, "float16": 16, "float32": 32}
 #: Rounds of measuring in turns; in each, every candidate left runs for about `ROUND_MS`. As many again for those within `CLOSE` of the fastest.
@@ -42,12 +46,32 @@ class _Racer:
     payload: Payload
     golden: Golden
     tolerance: float
-    session: Any = None
+    start: Callable[[], Any] = field(default=lambda: None, repr=False)  # a session that runs it, unproved
+    session: Any = None  # one that stays open through the race
     accuracy: float | None = None
     rounds: list[float] = field(default_factory=list)
     peak_rss_bytes: int | None = None
     engine_version: str = ""
     out: str | None = None  # why it is no longer in the race
+
+    @contextmanager
+    def running(self) -> Iterator[Any]:
+        """The session that stays open, or one for this block alone."""
+        if self.session is not None:
+            yield self.session
+            return
+        session = self.start()
+        try:
+            yield session
+        finally:
+            session.close()
+
+    def bench(self, repeats: int, warmup: int) -> float:
+        """Median ms of a bench; the runner's peak memory so far is noted on the way."""
+        with self.running() as session:
+            median = float(session.bench(repeats=repeats, warmup=warmup).median_ms)
+            self.peak_rss_bytes = session.health().get("peak_rss_bytes")
+        return median
 
     @property
     def median_ms(self) -> float:
@@ -115,29 +139,38 @@ def _build(plan: LinuxPlan, wanted: Sequence[Arrays], tell: Progress) -> tuple[l
 
 def _race(plan: LinuxPlan, racers: Sequence[_Racer], run: Any, make: Make, open_session: Any, tell: Progress) -> float | None:
     """Start, prove, judge and time every racer; the source's own accuracy (None where nothing judges)."""
+    together = _fit_together(plan, racers)
     for racer in racers:
         tell(f"starting {racer.recipe}")
+        artifact = make(plan, racer.recipe, racer.payload, racer.golden, racer.tolerance, (), ())
+        racer.start = partial(open_session, artifact, plan.target)
         try:
-            racer.session = open_session(make(plan, racer.recipe, racer.payload, racer.golden, racer.tolerance, (), ()), plan.target)
-            racer.engine_version = str(racer.session.info().get("engine_version", ""))
-            _prove(racer)
+            racer.session = racer.start() if together else None
+            with racer.running() as session:
+                racer.engine_version = str(session.info().get("engine_version", ""))
+                _prove(racer, session)
         except EmbarqError as error:
             racer.out = str(error)
     source = _judge(plan, racers, run, tell)
-    timed = [r for r in racers if r.recipe.engine != "tensorrt" or plan.target != "local"]  # here TensorRT's files fall back to the processor
-    if sum(r.out is None for r in timed) > 1:
+    timed = [r for r in racers if r.out is None and (r.recipe.engine != "tensorrt" or plan.target != "local")]  # here TensorRT falls back to the processor
+    if len(timed) > 1:
         _time(timed, tell)
-    for racer in timed:
-        if racer.out is None and not racer.rounds:  # alone in the race
-            racer.rounds = [racer.session.bench(repeats=20, warmup=3).median_ms]
-        if racer.session is not None and racer.rounds:
-            racer.peak_rss_bytes = racer.session.health().get("peak_rss_bytes")
+    elif timed:
+        timed[0].rounds = [timed[0].bench(repeats=20, warmup=3)]
     return source
 
 
-def _prove(racer: _Racer) -> None:
+def _fit_together(plan: LinuxPlan, racers: Sequence[_Racer]) -> bool:
+    """Whether the device can hold every candidate at once; if not, each is started for its turn alone."""
+    if plan.target == "local":
+        return True
+    peaks = {c.recipe: c.memory.total_bytes for c in plan.candidates if c.memory is not None}
+    return sum(peaks.get(r.recipe, plan.memory_bytes) for r in racers) <= plan.memory_bytes * SHARE
+
+
+def _prove(racer: _Racer, session: Any) -> None:
     """A float payload gives the source's outputs; a quantised one's own outputs become its golden ones, for other machines to meet."""
-    found = [racer.session.run(*vector) for vector in racer.golden.inputs]
+    found = [session.run(*vector) for vector in racer.golden.inputs]
     outputs = tuple(tuple(y) if isinstance(y, tuple) else (y,) for y in found)
     for number, (got, wanted) in enumerate(zip(outputs, racer.golden.outputs, strict=True)):
         for index, (g, w) in enumerate(zip(got, wanted, strict=True)):
@@ -175,17 +208,14 @@ def _judge(plan: LinuxPlan, racers: Sequence[_Racer], run: Any, tell: Progress) 
 
 def _answers_of(racer: _Racer, evaluation: Evaluation, tell: Progress) -> np.ndarray:
     total = len(evaluation.samples)
-    return answers(lambda x: racer.session.run(*x), evaluation, lambda n: tell(f"{racer.recipe}: {n} of {total} samples"))
+    with racer.running() as session:
+        return answers(lambda x: session.run(*x), evaluation, lambda n: tell(f"{racer.recipe}: {n} of {total} samples"))
 
 
 def _time(racers: Sequence[_Racer], tell: Progress) -> None:
     """Rounds in which every racer runs in turn, so that what disturbs the machine disturbs all alike."""
-    racing = [r for r in racers if r.out is None]
-    for racer in racing:  # how fast is it? not counted: caches and thread pools are cold
-        racer.rounds = [racer.session.bench(repeats=3, warmup=2).median_ms]
-    guesses = {id(r): r.median_ms for r in racing}
-    for racer in racing:
-        racer.rounds = []
+    racing = list(racers)
+    guesses = {id(r): r.bench(repeats=3, warmup=2) for r in racing}  # how fast is it? not counted: caches and thread pools are cold
     for number in range(2 * ROUNDS):
         fastest = min((r.median_ms for r in racing if r.rounds), default=float("inf"))
         if number == ROUNDS:
@@ -194,7 +224,7 @@ def _time(racers: Sequence[_Racer], tell: Progress) -> None:
             return
         for racer in racing:
             tell(f"round {number + 1}: {racer.recipe}")
-            racer.rounds.append(racer.session.bench(repeats=_repeats(guesses[id(racer)], ROUND_MS), warmup=1).median_ms)
+            racer.rounds.append(racer.bench(repeats=_repeats(guesses[id(racer)], ROUND_MS), warmup=1))
         if number == 1:
             racing = _without_slow(racing)
 
