@@ -10,7 +10,7 @@ from sdk.planner.linux_records import PeakMemory
 
 
 def contender(name: str, times: list[float], fails_at: int = 10**9) -> Contender:
-    left = iter(times * linux.ROUNDS * 2)
+    left = iter(times * linux.ROUNDS * 3)
     calls = iter(range(10**6))
 
     def bench(warmup: int, repeats: int) -> tuple[list[float], int]:
@@ -33,6 +33,12 @@ def test_a_peer_that_fails_is_left_out_and_ours_is_not(capsys: pytest.CaptureFix
     assert [c.name for c in racers] == ["embarq", "litert"] and "onnx ended" in capsys.readouterr().err
     with pytest.raises(RuntimeError, match="embarq ended"):
         race([contender("embarq", [1.0], fails_at=1)])
+
+
+def test_those_close_to_the_fastest_run_twice_as_many_rounds() -> None:
+    racers = [contender("embarq", [1.05]), contender("onnx", [1.0]), contender("litert", [3.0])]
+    race(racers)
+    assert [len(c.rounds) for c in racers] == [2 * linux.ROUNDS + 1, 2 * linux.ROUNDS + 1, linux.ROUNDS + 1]
 
 
 def test_rows_have_the_metrics_of_the_contract() -> None:
