@@ -17,6 +17,10 @@ from sdk.graph.ir import Graph, Tensor
 FLOAT_TOLERANCE = 1e-4
 
 
+#: Data types that may count entries of a table.
+INDICES = ("int32", "int64")
+
+
 @dataclass(frozen=True)
 class Golden:
     """`vectors` runs of a model: inputs and outputs in the graph's order, and the CRC-32 of every step's output."""
@@ -30,12 +34,34 @@ class Golden:
 
 
 def random_inputs(graph: Graph, count: int, seed: int = 0) -> list[tuple[np.ndarray, ...]]:
-    """`count` inputs that use the whole range of every input: integers uniform, floats normal."""
+    """`count` inputs that use the whole range of every input: integers uniform, floats normal, indices of a table (tokens) those it has."""
     rng = np.random.default_rng(seed)
-    return [tuple(_random(rng, graph[name]) for name in graph.inputs) for _ in range(count)]
+    tables = {name: _table(graph, name) for name in graph.inputs if graph[name].quant is None and graph[name].dtype in INDICES}
+    return [tuple(_random(rng, graph[name], tables.get(name)) for name in graph.inputs) for _ in range(count)]
 
 
-def _random(rng: np.random.Generator, tensor: Tensor) -> np.ndarray:
+def _table(graph: Graph, name: str) -> int | None:
+    """Entries of the smallest table that the values of `name`, or what is computed of them, may index; None when they index none.
+
+    An operator without a name may hide a table, and so may a graph that is not at hand: then only 0 and 1 are safe.
+    """
+    reached, sizes = {name}, [] if graph.nodes else [2]
+    for node in graph.nodes:
+        if not reached.intersection(node.inputs):
+            continue
+        if node.op == "opaque":
+            sizes.append(2)
+        if node.op == "gather" and node.inputs[1] in reached:
+            table = graph[node.inputs[0]]
+            sizes.append(table.shape[int(node.attrs["axis"]) % len(table.shape)])
+        elif all(graph[o].dtype in INDICES for o in node.outputs):
+            reached.update(node.outputs)
+    return min(sizes, default=None)
+
+
+def _random(rng: np.random.Generator, tensor: Tensor, table: int | None) -> np.ndarray:
+    if table is not None:
+        return rng.integers(0, table, tensor.shape, dtype=tensor.dtype)
     if tensor.dtype == "float32":
         return rng.standard_normal(tensor.shape).astype(np.float32)
     if tensor.dtype == "bool":

@@ -14,7 +14,7 @@ import pytest
 import sdk
 from sdk import cli
 from sdk.backends.payload import Payload, Port
-from sdk.errors import DataError, DoesNotFit, UnsupportedOp, UsageError, VerificationFailed
+from sdk.errors import DataError, DoesNotFit, ModelError, UnsupportedOp, UsageError, VerificationFailed
 from sdk.golden import Golden
 from sdk.linux import choose
 from sdk.linux import plan as linux_plan
@@ -284,6 +284,17 @@ def test_from_a_torch_net_to_a_proven_artifact(work: Any, tmp_path: Path) -> Non
         assert np.allclose(session.run(X[:1]), right(X[:1]), atol=0.1)
         assert session.bench(repeats=3).median_ms > 0
     assert "chosen" in opened.measured_text()[0]
+
+
+def test_a_model_of_tokens_is_proved_without_data() -> None:
+    pytest.importorskip("ai_edge_litert", reason='needs LiteRT (pip install "embarq[litert]")')
+    tokens = torch.nn.Sequential(torch.nn.Embedding(50, 8), torch.nn.Flatten(), torch.nn.Linear(32, 5)).eval()
+    model = sdk.load(tokens, example=torch.zeros(1, 4, dtype=torch.int64), name="tokens")
+    plan = sdk.plan("host", model, backend="litert", threads=1)
+    assert all(0 <= v[0].min() and v[0].max() < 50 for v in plan.vectors)
+    assert sdk.compile(plan).manifest["golden"]["vectors"] == 3
+    with pytest.raises(ModelError, match="cannot compute the inputs it is to be proved with"):
+        sdk.compile(sdk.plan("host", model, backend="litert", threads=1, vectors=[np.full((1, 4), 999)]))
 
 
 @pytest.mark.parametrize(("engine", "package"), [("litert", "ai_edge_litert"), ("onnx", "onnxruntime")])

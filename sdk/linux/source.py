@@ -33,7 +33,7 @@ def _torch(model: Model) -> Run:
         module = model.program.module(check_guards=False)
 
     def run(inputs: Arrays) -> Arrays:
-        with torch.no_grad():
+        with torch.no_grad(), one_sentence(f"{model.name} cannot compute the inputs it is to be proved with", "give real ones: vectors= or calibration="):
             found = module(*_arguments(torch, model.program, inputs))
         return tuple(np.ascontiguousarray(v.numpy()) for v in _flat(found))
 
