@@ -149,7 +149,7 @@ class LinuxPlan:
 
 @dataclass(frozen=True)
 class Measured:
-    """What one candidate did: on `where`, the lowest median of its rounds, peak memory of a fresh process, accuracy beside the source's."""
+    """What one candidate did: on `where`, the lowest median of its rounds, peak memory of the runner that raced, accuracy beside the source's."""
 
     recipe: Recipe
     median_ms: float | None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 from sdk.backends.litert.flatfile import weights_bytes
 from sdk.backends.litert.interface import float_edges, keep_names
@@ -16,6 +16,7 @@ from sdk.backends.litert.legalise import legalise
 from sdk.backends.litert.split_depthwise import split_depthwise
 from sdk.backends.litert.writer import fill, no_operator, write
 from sdk.backends.payload import Payload, Port
+from sdk.backends.source import Source
 from sdk.errors import UnsupportedOp, UsageError
 from sdk.graph.ir import Graph, Node, Tensor
 from sdk.planner.recipes import Recipe
@@ -23,21 +24,6 @@ from sdk.planner.recipes import Recipe
 ENTRY = "model.tflite"
 #: The engine's package on the device, in the version that the tests of this release run.
 REQUIRES = {"ai-edge-litert": "2.3.0"}
-
-
-class Source(Protocol):
-    """What is used of `sdk.model.Model`."""
-
-    name: str
-    graph: Graph
-    kind: str
-
-    @property
-    def is_quantised(self) -> bool:
-        """Whether its activations are scaled integers already."""
-
-    def content(self) -> bytes:
-        """The bytes of the file it came from."""
 
 
 def refusal(model: Source, recipe: Recipe) -> str | None:
