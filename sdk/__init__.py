@@ -15,6 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, overload
 
+from sdk.planner.training.spec import Training
+
 if TYPE_CHECKING:
     from sdk.artifact import Artifact
     from sdk.model import Model
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from targets.device import Device
 
 __version__ = "0.1.0"
-__all__ = ["__version__", "compile", "load", "open", "plan"]
+__all__ = ["Training", "__version__", "compile", "load", "open", "plan"]
 
 
 def load(

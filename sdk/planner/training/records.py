@@ -1,0 +1,88 @@
+"""What planning and training tell each other: the layers that can learn, what a calibration run saw of them, and what was chosen.
+
+A layer's *modes* are the dimensions of its input: (B, C, H, W) for a convolution, (B, I), (B, L, I) or (B, M, L, I) for a linear layer.
+A *spectrum* is the energy along one mode: the eigenvalues of the mode's Gram matrix, falling, summed over the calibration samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+import numpy as np
+
+#: How one layer may be treated, cheapest first.
+CHOICES = ("freeze", "bias", "adapter", "fixed", "asi", "hosvd", "svd", "channels", "recompute", "exact")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How one layer learns.
+
+    method: one of CHOICES. eps: the share of energy kept. ranks: of each mode, batch first; 0 leaves a mode as it is, () leaves the ranks
+    to the run (svd, hosvd). fraction: of input channels that learn ("channels"). factors: data type of what is kept.
+    """
+
+    layer: str
+    method: str = "exact"
+    eps: float = 1.0
+    ranks: tuple[int, ...] = ()
+    fraction: float = 1.0
+    factors: str = "float32"
+
+    def __post_init__(self) -> None:
+        if self.method not in CHOICES:
+            raise ValueError(f"layer {self.layer} cannot be treated by {self.method!r}; known are {', '.join(CHOICES)}")
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """One layer that can learn, as a calibration run saw it. Shapes are of one sample, without the batch.
+
+    name: of its weight in the source model, without ".weight". op: "conv2d" or "linear". weight_shape: [O, I / groups, kh, kw] or [O, I].
+    padding: (top, bottom, left, right). activation: what follows and keeps a bit mask: "", "relu", "relu6" or "hardswish".
+    spectra: one array a mode of the input, batch left out: (C, H, W), (I,), (L, I) or (M, L, I).
+    gradient_norm: Euclidean norm of the weight gradient, mean over the batches. cosines: (method, eps) -> cosine between the compressed
+    and the exact gradient, mean over the batches.
+    """
+
+    name: str
+    op: str
+    input_shape: tuple[int, ...]
+    output_shape: tuple[int, ...]
+    weight_shape: tuple[int, ...]
+    stride: tuple[int, int] = (1, 1)
+    dilation: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    groups: int = 1
+    has_bias: bool = True
+    activation: str = ""
+    spectra: tuple[np.ndarray, ...] = field(default=(), repr=False, compare=False)
+    gradient_norm: float = 0.0
+    bias_gradient_norm: float = 0.0
+    cosines: Mapping[tuple[str, float], float] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "cosines", MappingProxyType(dict(self.cosines)))
+
+    @property
+    def input_size(self) -> int:
+        """Values of one sample's input."""
+        return int(np.prod(self.input_shape, dtype=np.int64))
+
+    @property
+    def output_size(self) -> int:
+        """Values of one sample's output."""
+        return int(np.prod(self.output_shape, dtype=np.int64))
+
+    @property
+    def weight_size(self) -> int:
+        """Number of weights, without the bias."""
+        return int(np.prod(self.weight_shape, dtype=np.int64))
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one sample's forward pass."""
+        positions = self.output_size // self.output_shape[0 if self.op == "conv2d" else -1]
+        return positions * self.weight_size
