@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.rows import ROOT, Row, publish, table, to_json
+from benchmarks.rows import ROOT, Row, publish, published_rows, table, to_json
 
 DATA = Path(os.environ.get("EMBARQ_SHARED") or ROOT.parent.parent / "shared" / "data") / "cifar10"
 MODELS = ("mobilenetv2", "resnet18", "mcunet_like", "vit_tiny", "text_transformer", "mobilenetv2_035")
@@ -222,7 +222,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.linux", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", action="store_true", help="print rows as JSON")
     parser.add_argument("--plot", action="store_true", help="redraw docs/linux.svg")
-    parser.add_argument("--publish", action="store_true", help="keep the run in benchmarks/results/linux.json")
+    parser.add_argument("--publish", action="store_true", help="keep these cases in benchmarks/results/linux.json")
     parser.add_argument("--models", default=",".join(MODELS), help="comma separated: %(default)s")
     parser.add_argument("--precisions", default="float32,int8", help="comma separated, also dynamic-int8: %(default)s")
     parser.add_argument("--threads", default="1,2", help="comma separated: %(default)s")
@@ -244,7 +244,7 @@ def main() -> None:
     if args.plot:
         from benchmarks.plots import linux_chart
 
-        linux_chart(rows, ROOT.parent / "docs" / "linux.svg")
+        linux_chart(published_rows("linux") if args.publish else rows, ROOT.parent / "docs" / "linux.svg")
     print(to_json(rows) if args.json else table(rows))
 
 

@@ -59,15 +59,29 @@ def ratio(ours: float, theirs: float) -> str:
 
 
 def publish(name: str, rows: Sequence[Row]) -> Path:
-    """Keep this run as the last published one, with date, commit and machine."""
+    """Keep these rows as the last published ones of their cases, with date, commit and machine; other cases keep theirs."""
     RESULTS.mkdir(exist_ok=True)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
+    made = {"date": datetime.date.today().isoformat(), "commit": commit}
+    new = [{**row.to_dict(), **made} for row in rows]
+    cases = {row.case for row in rows}
     record = {
-        "date": datetime.date.today().isoformat(),
-        "commit": commit,
+        **made,
         "machine": f"{platform.machine()}, Python {platform.python_version()}",
-        "rows": [row.to_dict() for row in rows],
+        "rows": [row for row in published(name) if row["case"] not in cases] + new,
     }
     path = RESULTS / f"{name}.json"
     path.write_text(json.dumps(record, indent=1) + "\n")
     return path
+
+
+def published(name: str) -> list[dict[str, Any]]:
+    """The rows published last, each with the date and commit it was measured at where it says so; none when nothing was published."""
+    path = RESULTS / f"{name}.json"
+    return list(json.loads(path.read_text())["rows"]) if path.is_file() else []
+
+
+def published_rows(name: str) -> list[Row]:
+    """The same as `Row`s, in the order of their cases' names."""
+    keys = ("case", "metric", "value", "unit", "better", "peers")
+    return sorted((Row(**{key: row[key] for key in keys}) for row in published(name)), key=lambda row: row.case)
