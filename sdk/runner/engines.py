@@ -16,7 +16,7 @@ __all__ = ["NAMES", "Engine", "EngineMissing", "EngineRefused", "check_options",
 
 #: (name, shape, dtype) of one input or output
 Signature = tuple
-NAMES = ("onnx", "litert", "tflite-runtime", "executorch", "tensorrt")
+NAMES = ("onnx", "litert", "tflite-runtime", "executorch", "tensorrt", "torch")
 #: Pools that would otherwise start one thread per core: of the engines, and of numpy's BLAS, which here computes nothing.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -70,6 +70,10 @@ def open_engine(engine: str, path: str, threads: int, options: Mapping[str, Any]
         from .executorch_engine import ExecutorchEngine
 
         opened = ExecutorchEngine(path, threads, options or {})
+    elif engine == "torch":
+        from .torch_engine import TorchEngine
+
+        opened = TorchEngine(path, threads, options or {})
     elif engine == "tensorrt":
         opened = _tensorrt(path, threads, options or {})
     else:
