@@ -1,0 +1,135 @@
+"""Convolution forward and both its gradients. The weight gradient works on a compressed input and never makes the whole input again.
+
+Equations as in arXiv 2411.06346, with the padding, stride, dilation and groups that its code does not serve.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from sdk.training.nn.compressors import Saved
+from sdk.training.nn.modes import channels_last, expand, mode_product, project
+
+#: Values of an input that are made again at once where a weight gradient needs them (k x k kernels): 2 MiB of float32.
+CHUNK = 1 << 19
+
+Kernel = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Geometry:
+    """How a convolution walks over its input. padding: (top, bottom, left, right)."""
+
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int, int, int] = (0, 0, 0, 0)
+    dilation: tuple[int, int] = (1, 1)
+    groups: int = 1
+
+    @property
+    def even(self) -> tuple[int, int]:
+        """The padding that both sides have: (rows, columns). What torch's convolution adds by itself, without a copy."""
+        top, bottom, left, right = self.padding
+        return min(top, bottom), min(left, right)
+
+    @property
+    def extra(self) -> tuple[int, int, int, int]:
+        """What is left to add beside `even`, in the order of torch's pad: (left, right, top, bottom)."""
+        (top, bottom, left, right), (rows, columns) = self.padding, self.even
+        return left - columns, right - columns, top - rows, bottom - rows
+
+
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geometry) -> Tensor:
+    """y [B, O, H', W'] of x [B, C, H, W] and weight [O, C / groups, kh, kw]."""
+    return F.conv2d(_padded(x, geometry), weight, bias, geometry.stride, geometry.even, geometry.dilation, geometry.groups)
+
+
+def conv_input_grad(dy: Tensor, weight: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
+    """dx of `shape` [B, C, H, W]: exact, from dy [B, O, H', W'] and the weight alone."""
+    left, right, top, bottom = geometry.extra
+    b, c, h, w = shape
+    like = dy.new_empty(1).expand(b, c, h + top + bottom, w + left + right)
+    dx = _backward(dy, like, weight, geometry, (True, False, False))[0]
+    return dx[:, :, top : top + h, left : left + w] if any(geometry.extra) else dx
+
+
+def conv_bias_grad(dy: Tensor) -> Tensor:
+    """[O]: dy summed over samples and positions."""
+    return dy.sum((0, 2, 3))
+
+
+def conv_weight_grad(saved: Saved, dy: Tensor, geometry: Geometry, kernel: Kernel) -> Tensor:
+    """[O, C / groups, kh, kw] from what was kept of the input and dy [B, O, H', W']."""
+    batch, channels, rows, columns = saved.bases()
+    core = saved.core()
+    if batch is not None:
+        dy = mode_product(dy, batch, 0)
+    if kernel == (1, 1) and geometry.groups == 1 and (rows is not None or columns is not None):
+        reduced = _pointwise(core, rows, columns, saved.shape, dy, geometry)
+    else:
+        spread = channels if geometry.groups > 1 else None
+        reduced = _by_chunks(core, (None, spread, rows, columns), saved.shape, dy, geometry, kernel)
+    if channels is None or geometry.groups > 1:
+        return reduced
+    return torch.einsum("okuv,ck->ocuv", reduced, channels)
+
+
+def _pointwise(core: Tensor, rows: Tensor | None, columns: Tensor | None, shape: torch.Size, dy: Tensor, geometry: Geometry) -> Tensor:
+    """[O, K, 1, 1] of a 1 x 1 kernel: dy goes to the core's subspaces instead of the core to dy's positions."""
+    taps = [
+        _tap(basis, shape[n], dy.shape[n], geometry.stride[n - 2], geometry.padding[2 * (n - 2)]) for n, basis in ((2, rows), (3, columns))
+    ]
+    return contract(project(dy, (None, None, *taps)), core)[:, :, None, None]
+
+
+def _tap(basis: Tensor | None, size: int, steps: int, stride: int, before: int) -> Tensor | None:
+    """[steps, K]: the rows of a padded basis that the output positions look at; None for all of an unpadded mode without a basis."""
+    if stride == 1 and before == 0 and steps == size:
+        return basis
+    whole = torch.eye(size) if basis is None else basis
+    after = max(0, (steps - 1) * stride + 1 - before - size)
+    return F.pad(whole, (0, 0, before, after))[: (steps - 1) * stride + 1 : stride].contiguous()
+
+
+def contract(dy: Tensor, core: Tensor) -> Tensor:
+    """[O, K]: the sum over samples and positions of dy [B, O, P, Q] times core [B, K, P, Q]."""
+    o, k = dy.shape[1], core.shape[1]
+    positions = dy.shape[2] * dy.shape[3]
+    if channels_last(dy) or channels_last(core) or positions < min(o, k):
+        return dy.permute(0, 2, 3, 1).reshape(-1, o).t() @ core.permute(0, 2, 3, 1).reshape(-1, k)
+    return torch.bmm(dy.reshape(-1, o, positions), core.reshape(-1, k, positions).transpose(1, 2)).sum(0)
+
+
+def _by_chunks(core: Tensor, bases: tuple[Tensor | None, ...], shape: torch.Size, dy: Tensor, geometry: Geometry, kernel: Kernel) -> Tensor:
+    """[O, K / groups, kh, kw]: the core spread over the positions (and, with groups, the channels), a few samples at a time."""
+    if all(basis is None for basis in bases) and (core.shape[0] == dy.shape[0]):
+        return _weight_backward(core, dy, geometry, kernel)
+    channels = core.shape[1] if bases[1] is None else bases[1].shape[0]
+    step = max(1, CHUNK // (channels * shape[2] * shape[3]))
+    total: Tensor | None = None
+    for some, dy_some in zip(core.split(step), dy.split(step), strict=True):
+        part = _weight_backward(expand(some, bases), dy_some, geometry, kernel)
+        total = part if total is None else total.add_(part)
+    if total is None:
+        raise ValueError("a weight gradient needs at least one sample")
+    return total
+
+
+def _weight_backward(x: Tensor, dy: Tensor, geometry: Geometry, kernel: Kernel) -> Tensor:
+    if kernel == (1, 1) and geometry == Geometry():
+        return contract(dy, x)[:, :, None, None]
+    like = dy.new_empty(1).expand(dy.shape[1], x.shape[1] // geometry.groups, *kernel)
+    return _backward(dy, _padded(x, geometry), like, geometry, (False, True, False))[1]
+
+
+def _padded(x: Tensor, geometry: Geometry) -> Tensor:
+    return F.pad(x, geometry.extra) if any(geometry.extra) else x
+
+
+def _backward(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, mask: tuple[bool, bool, bool]) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.ops.aten.convolution_backward(
+        dy, x, weight, None, geometry.stride, geometry.even, geometry.dilation, False, (0, 0), geometry.groups, mask
+    )

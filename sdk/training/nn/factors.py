@@ -1,0 +1,41 @@
+"""How one kept tensor is held: as it is, in half precision, or as int8 with one scale per principal component."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+#: Kinds of factors, with bytes per value (int8 keeps a float32 scale per component beside them).
+KINDS = {"float32": 4, "float16": 2, "int8": 1}
+_HALF_MAX = 65504.0
+
+
+def encode(x: Tensor, kind: str, component: int) -> tuple[Tensor, ...]:
+    """What is held of `x`: one tensor, or (values int8, scales) with a scale for every index of dimension `component`.
+
+    A scale for each component, because the energy of principal components falls by orders of magnitude: one scale would round the small ones away.
+    """
+    match kind:
+        case "float32":
+            return (x,)
+        case "float16":
+            return (x.clamp(-_HALF_MAX, _HALF_MAX).to(torch.float16),)
+        case "int8":
+            others = [n for n in range(x.dim()) if n != component]
+            scale = x.abs().amax(others, keepdim=True) / 127.0 if others else x.abs() / 127.0
+            return ((x / scale.clamp_min(1e-30)).round_().to(torch.int8), scale)
+    raise ValueError(f"factors cannot be held as {kind!r}; known are {', '.join(KINDS)}")
+
+
+def decode(parts: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
+    """The tensor that `encode` was given, up to what its kind rounds away."""
+    if len(parts) == 2:
+        return parts[0].to(dtype).mul_(parts[1])
+    return parts[0].to(dtype)
+
+
+def own(x: Tensor) -> Tensor:
+    """`x` itself where its storage holds nothing else, else a copy: a view would keep the whole of the larger tensor alive."""
+    if x.untyped_storage().nbytes() == x.numel() * x.element_size():
+        return x
+    return x.clone(memory_format=torch.preserve_format)

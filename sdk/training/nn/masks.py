@@ -1,0 +1,47 @@
+"""One bit a value: which values a gradient passes through, packed in pieces so that no full-size temporary exists."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdk.training.nn.modes import channels_last
+
+#: Values tested at once. The test makes a byte a value, so a piece of it is 64 KiB: it stays in cache and counts for nothing in the peak.
+CHUNK = 1 << 16
+
+
+def flat(x: Tensor) -> Tensor:
+    """The values of a contiguous or channels-last tensor in memory order, as a view [N]."""
+    return (x.permute(0, 2, 3, 1) if channels_last(x) else x).view(-1)
+
+
+def pack(x: Tensor, passes: Callable[[Tensor], Tensor]) -> Tensor:
+    """uint8 [ceil(N / 8)]: the bits of `passes(x)`, in memory order, the first value in the highest bit. x: contiguous or channels-last."""
+    values = flat(x)
+    bits = torch.empty((values.numel() + 7) // 8, dtype=torch.uint8)
+    for start in range(0, values.numel(), CHUNK):
+        piece = np.packbits(passes(values[start : start + CHUNK]).numpy())
+        bits[start // 8 : start // 8 + len(piece)] = torch.from_numpy(piece)
+    return bits
+
+
+def masked(dy: Tensor, bits: Tensor, scale: float = 1.0) -> Tensor:
+    """`dy` times `scale` where the bit is set, else 0, as a new tensor. dy: in the memory order in which the bits were packed."""
+    dx = torch.empty_like(dy)
+    source, target = flat(dy), flat(dx)
+    for start in range(0, source.numel(), CHUNK):
+        piece = source[start : start + CHUNK]
+        keep = np.unpackbits(bits[start // 8 : (start + CHUNK) // 8].numpy(), count=piece.numel())
+        torch.mul(piece, torch.from_numpy(keep), out=target[start : start + CHUNK])
+        if scale != 1.0:
+            target[start : start + CHUNK].mul_(scale)
+    return dx
+
+
+def in_order_of(dy: Tensor, last: bool) -> Tensor:
+    """`dy` in channels-last or contiguous memory order; itself where it lies so already."""
+    return dy.contiguous(memory_format=torch.channels_last) if last else dy.contiguous()

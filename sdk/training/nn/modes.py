@@ -1,0 +1,145 @@
+"""Products along one mode of a tensor: Gram matrices, projection on bases and back, in the memory order the tensor already has.
+
+A dense tensor is looked at as [before, d, after] in the order its values lie in memory, so that channels-last tensors need no copy either.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Bases = Sequence[Tensor | None]
+
+#: Values that are copied at once where a mode lies badly for a matrix product: 1 MiB of float32, which stays in a second-level cache.
+CHUNK = 1 << 18
+
+
+def memory_order(x: Tensor) -> tuple[int, ...]:
+    """The dimensions of `x` from the slowest to the fastest in memory; modes of length 1 stay where they are among equals."""
+    return tuple(sorted(range(x.dim()), key=lambda n: (-x.stride()[n], n)))
+
+
+def dense(x: Tensor) -> Tensor:
+    """`x` itself where its values lie without gaps in some order of its dimensions, else a contiguous copy."""
+    expected = 1
+    for n in sorted(range(x.dim()), key=lambda n: (x.stride()[n], -n)):
+        if x.shape[n] > 1:
+            if x.stride()[n] != expected:
+                return x.contiguous()
+            expected *= x.shape[n]
+    return x
+
+
+def channels_last(x: Tensor) -> bool:
+    """Whether the 4-D tensor `x` lies as [B, H, W, C] in memory (and not just as well as [B, C, H, W])."""
+    return x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+
+
+def mode_product(x: Tensor, basis: Tensor, mode: int) -> Tensor:
+    """`x` with mode `mode` of length d turned into one of length K: sum_i x[.., i, ..] basis[i, k]. basis: [d, K]. Keeps the memory order."""
+    x = dense(x)
+    order = memory_order(x)
+    at = order.index(mode)
+    sizes = [x.shape[n] for n in order]
+    flat = x.permute(order)
+    before, d, after = _product(sizes[:at]), sizes[at], _product(sizes[at + 1 :])
+    if after == 1:
+        out = flat.reshape(before, d) @ basis
+    elif before == 1:
+        out = basis.t() @ flat.reshape(d, after)
+    else:
+        out = torch.bmm(basis.t().expand(before, -1, -1), flat.reshape(before, d, after))
+    sizes[at] = basis.shape[1]
+    back = [order.index(n) for n in range(len(order))]
+    return out.view(sizes).permute(back)
+
+
+def pair_product(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """`mode_product` along the last two modes of a 4-D tensor at once. rows: [H, K], columns: [W, L] -> [B, C, K, L]; keeps the memory order.
+
+    One product with the Kronecker product while that is small: thousands of products of 8 x 8 matrices take longer than one larger one.
+    """
+    (h, k), (w, ll) = rows.shape, columns.shape
+    if h * w * k * ll > CHUNK // 4:
+        return mode_product(mode_product(x, columns, 3), rows, 2)
+    both = torch.kron(rows, columns)  # [H W, K L]
+    x = dense(x)
+    if channels_last(x):
+        b, c = x.shape[:2]
+        out = torch.bmm(both.t().expand(b, -1, -1), x.permute(0, 2, 3, 1).reshape(b, h * w, c))
+        return out.view(b, k, ll, c).permute(0, 3, 1, 2)
+    return (x.reshape(-1, h * w) @ both).view(*x.shape[:2], k, ll)
+
+
+def project(x: Tensor, bases: Bases) -> Tensor:
+    """The core of `x`: each mode n with a basis [d_n, K_n] shrinks to K_n, a mode with None stays. The mode that shrinks most goes first."""
+    modes = [n for n, basis in enumerate(bases) if basis is not None]
+    pair = x.dim() == 4 and {2, 3} <= set(modes)
+    if pair:
+        modes = [n for n in modes if n < 2]
+    shrink = {n: _shrink(bases[n]) for n in modes}
+    steps = sorted(modes, key=lambda n: shrink[n])
+    spatial = _shrink(bases[2]) * _shrink(bases[3]) if pair else 1.0
+    for n in steps:
+        if pair and spatial < shrink[n]:
+            x, pair = _pair(x, bases), False
+        x = mode_product(x, _given(bases[n]), n)
+    return _pair(x, bases) if pair else x
+
+
+def expand(core: Tensor, bases: Bases) -> Tensor:
+    """The reverse of `project`: each mode with a basis grows from K_n to d_n."""
+    return project(core, [None if basis is None else basis.t() for basis in bases])
+
+
+def unfold_gram(x: Tensor, mode: int, double: bool = False) -> Tensor:
+    """[d, d]: the unfolding of `x` along `mode` times its transpose, without a copy of the unfolding (at most 1 MiB of it at a time).
+
+    double: add up in float64, for spectra whose small end matters.
+    """
+    x = dense(x)
+    order = memory_order(x)
+    at = order.index(mode)
+    sizes = [x.shape[n] for n in order]
+    before, d, after = _product(sizes[:at]), sizes[at], _product(sizes[at + 1 :])
+    flat = x.permute(order).reshape(before, d, after)
+    gram = x.new_zeros(d, d, dtype=torch.float64 if double else x.dtype)
+    for part in _columns(flat):
+        wide = part.to(gram.dtype)
+        gram.addmm_(wide, wide.t())
+    return gram
+
+
+def _columns(flat: Tensor) -> list[Tensor]:
+    """The unfolding [d, before * after] of [before, d, after] in pieces: views where they are wide enough for a matrix product, else copies."""
+    before, d, after = flat.shape
+    if after == 1:
+        rows = max(1, CHUNK // d)
+        return [part.view(-1, d).t() for part in flat.split(rows)]
+    if before <= 4 or after >= 64:
+        return list(flat)
+    step = max(1, CHUNK // (d * after))
+    return [part.transpose(0, 1).reshape(d, -1) for part in flat.split(step)]
+
+
+def _pair(x: Tensor, bases: Bases) -> Tensor:
+    return pair_product(x, _given(bases[2]), _given(bases[3]))
+
+
+def _given(basis: Tensor | None) -> Tensor:
+    if basis is None:
+        raise ValueError("a mode without a basis stays as it is and is not multiplied")
+    return basis
+
+
+def _shrink(basis: Tensor | None) -> float:
+    return 1.0 if basis is None else basis.shape[1] / basis.shape[0]
+
+
+def _product(sizes: Sequence[int]) -> int:
+    total = 1
+    for size in sizes:
+        total *= size
+    return total
