@@ -8,7 +8,7 @@ import numpy as np
 
 from sdk.errors import DataError
 from sdk.graph.ir import Graph, Node, Tensor
-from sdk.graph.ops import OPS
+from sdk.graph.ops import OPS, written
 
 Inputs = Mapping[str, np.ndarray] | Sequence[np.ndarray]
 
@@ -28,12 +28,38 @@ def run(graph: Graph, inputs: Inputs, keep: bool = False) -> dict[str, np.ndarra
     return {name: _joined([r[name] for r in runs]) for name in runs[0]}
 
 
+def step(
+    graph: Graph, inputs: Inputs, variables: Mapping[str, np.ndarray] | None = None
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """(outputs, variables afterwards) of one run on inputs of exactly the declared shapes, as a board that keeps its state computes it.
+
+    `variables`: where each starts, its initial value where it is not named. Feeding one step's variables to the next is training:
+
+        outputs, state = step(graph, {"x": x, "label": label})
+        outputs, state = step(graph, {"x": x2, "label": label2}, state)
+    """
+    values = _named(graph, inputs)
+    if batch_count(graph, values) != 1:
+        raise DataError(f"one step of {graph.name} takes one sample in each input; call it once for each")
+    unknown = sorted(n for n in variables or {} if n not in graph.tensors or not graph[n].variable)
+    if unknown:
+        raise DataError(f"{graph.name} has no variable {unknown[0]!r}; give values of its variables only")
+    state = initial_variables(graph) | dict(variables or {})
+    values = _run_once(graph, {**state, **values}, True)
+    return {name: values[name] for name in graph.outputs}, {name: values[name] for name in state}
+
+
+def initial_variables(graph: Graph) -> dict[str, np.ndarray]:
+    """Every variable at the value it starts with."""
+    return {t.name: np.zeros(t.shape, t.dtype) if t.data is None else t.data for t in graph.tensors.values() if t.variable}
+
+
 def _run_once(graph: Graph, inputs: Mapping[str, np.ndarray], keep: bool, batches: int = 1) -> dict[str, np.ndarray]:
-    values = {t.name: np.zeros(t.shape, t.dtype) if t.data is None else t.data for t in graph.tensors.values() if t.variable}
+    values = initial_variables(graph)
     values.update(inputs)
     last = _last_reader(graph)
     for index, node in enumerate(graph.nodes):
-        values.update(zip(node.outputs, compute_batch(graph, node, values, batches), strict=True))
+        values.update(zip(written(node), compute_batch(graph, node, values, batches), strict=True))
         if not keep:
             for name in {n for n in (*node.inputs, *node.outputs) if last.get(n, index) == index and n not in graph.outputs}:
                 values.pop(name, None)
@@ -61,7 +87,7 @@ def compute_batch(graph: Graph, node: Node, values: Mapping[str, np.ndarray], ba
     if batches == 1 or not moving or _keeps_samples(graph, node, moving):
         return compute(graph, node, values)
     parts = [compute(graph, node, {**values, **{n: _part(graph[n], values[n], batches, i) for n in moving}}) for i in range(batches)]
-    return tuple(_joined([part[k] for part in parts]) for k in range(len(node.outputs)))
+    return tuple(_joined([part[k] for part in parts]) for k in range(len(parts[0])))
 
 
 def _part(tensor: Tensor, value: np.ndarray, batches: int, index: int) -> np.ndarray:

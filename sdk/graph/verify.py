@@ -67,6 +67,9 @@ def check_node(graph: Graph, node: Node) -> None:
             raise ModelError(f"node {node.name} ({node.op}) gives {dtype}{list(shape)} and {name} is declared {tensor.dtype}{list(tensor.shape)}")
     if node.op == "opaque":
         return
+    for name in op.updated(node):
+        if not graph[name].variable:
+            raise ModelError(f"node {node.name} ({node.op}) changes {name}, which is not a variable; make it one")
     first = make_use(node, graph.tensors).input(0)
     if first.dtype not in op.dtypes:
         raise ModelError(f"node {node.name} ({node.op}) has a {first.dtype} input and is defined for {', '.join(op.dtypes)}; convert or quantise it")

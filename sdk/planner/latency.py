@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sdk.graph.ir import Graph, Node
+from sdk.graph.ops import written
 
 #: Cycles a MAC, by (instruction set, arithmetic): convolution and dense, depthwise.
 #: "dsp" int8: two MACs an SMLAD with the loads and widening around it, from the generated-kernel prototypes (1.2-2.1 instructions
@@ -34,7 +35,7 @@ CYCLES_PER_TAP = 3.0
 
 def node_macs(graph: Graph, node: Node) -> int:
     """Multiply-accumulates of a node, padding counted as if it were data; 0 for ops that multiply nothing together."""
-    out = graph[node.outputs[0]]
+    out = graph[written(node)[0]]
     match node.op:
         case "conv2d":
             return out.size * math.prod(graph[node.inputs[1]].shape[1:])
@@ -50,7 +51,7 @@ def node_macs(graph: Graph, node: Node) -> int:
 
 def node_cycles(graph: Graph, node: Node, isa: frozenset[str], entry: Mapping[str, Any] | None = None) -> float:
     """Estimated cycles of one node on a core; `entry` is its kernel's measured figures, where there are some."""
-    out = graph[node.outputs[0]]
+    out = graph[written(node)[0]]
     macs = node_macs(graph, node)
     kind = "int8" if out.dtype in ("int8", "uint8", "int16") else "float32"
     per_mac = CYCLES_PER_MAC[_unit(isa, kind), kind][node.op == "depthwise_conv2d"]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdk.errors import UsageError
 from sdk.graph.ir import Graph
+from sdk.graph.ops import written
 from sdk.planner.arrange import ORDERS, Placement, live_bytes, without_sharing
 from sdk.planner.assess import Needs, Wish, assess, stack_reserved
 from sdk.planner.bounds import lower_bound
@@ -92,7 +93,7 @@ def _steps(wish: Wish, needs: Needs) -> tuple[PlanStep, ...]:
     for index, step in enumerate(needs.arrangement.problem.steps):
         node = by_name[step.name]
         call: Any = needs.calls[node.name] if wish.device.kind == "mcu" else None
-        out = graph[node.outputs[0]]
+        out = graph[written(node)[0]]
         cycles = node_cycles(graph, node, wish.device.isa, needs.code.entries.get(call.function)) if call else 0.0
         op = str(node.attrs.get("kind", node.op)) if node.op == "opaque" else node.op
         rows.append(

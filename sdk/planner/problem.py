@@ -13,6 +13,7 @@ from typing import Protocol
 
 from sdk.errors import UnsupportedOp
 from sdk.graph.ir import Graph, Node
+from sdk.graph.ops import written
 
 #: Ops whose output is their input's buffer, seen through another shape.
 ALIASES = frozenset({"reshape"})
@@ -40,7 +41,10 @@ class NoAsks:
 
 @dataclass(frozen=True)
 class Step:
-    """One kernel call: `reads` and `writes` are buffer names, `overlap` maps a read buffer to its least distance from `writes[0]`."""
+    """One kernel call: `reads` and `writes` are buffer names, `overlap` maps a read buffer to its least distance from `writes[0]`.
+
+    A variable that the call updates is read and written; it stands behind the outputs.
+    """
 
     name: str
     reads: tuple[str, ...]
@@ -112,9 +116,9 @@ def from_graph(graph: Graph, calls: Mapping[str, Asks | None], *, keep_input: bo
 def _step(node: Node, call: Asks, root: Mapping[str, str]) -> Step:
     """The step of one node. A buffer read through several inputs may overlap only as far as every one of them allows."""
     reads = tuple(dict.fromkeys(root[name] for name in node.inputs if name in root))
-    writes = tuple(dict.fromkeys(root[name] for name in node.outputs))
+    writes = tuple(dict.fromkeys(root[name] for name in written(node)))
     overlap: dict[str, int] = {}
-    if len(writes) == 1:
+    if len(node.outputs) == 1:
         for buffer in reads:
             indices = [i for i, name in enumerate(node.inputs) if root.get(name) == buffer]
             if all(i in call.overlap for i in indices):

@@ -108,6 +108,7 @@ def _predecessors(problem: Problem) -> list[int]:
             before[n] |= writers.get(name, 0)
             writers[name] = writers.get(name, 0) | 1 << n
             touched[name] = touched.get(name, 0) | 1 << n
+        before[n] &= ~(1 << n)  # a step may read what it updates
     return before
 
 

@@ -14,6 +14,7 @@ import numpy as np
 
 from sdk.errors import UnsupportedOp
 from sdk.graph.ir import Graph, Tensor
+from sdk.graph.ops import written
 from sdk.kernels.base import Call, Ref
 
 #: numpy type of a constant -> its C type.
@@ -29,6 +30,8 @@ MAX_RANK = 6  # EMBARQ_RANK in embarq.h
 
 #: (region index, byte offset) of a buffer: a tensor's name, or a step's scratch.
 Place = Callable[[str], tuple[int, int]]
+#: (name, constant) -> the C that defines it, or declares it where it is defined elsewhere.
+WriteArray = Callable[[str, np.ndarray], str]
 
 
 def identifier(name: str) -> str:
@@ -48,18 +51,19 @@ def model_header(name: str, graph: Graph, arena_bytes: Sequence[int]) -> str:
     return "\n".join(lines)
 
 
-def model_source(name: str, graph: Graph, calls: Sequence[Call], place: Place, scratch: Place, arena_bytes: Sequence[int], plan_id: bytes) -> str:
-    """`<name>.c`: everything constant of one model. `plan_id` is 32 bytes."""
+def model_source(name: str, graph: Graph, calls: Sequence[Call], place: Place, scratch: Place, arena_bytes: Sequence[int], plan_id: bytes,
+                 array: WriteArray | None = None) -> str:  # fmt: skip
+    """`<name>.c`: everything constant of one model. `plan_id` is 32 bytes; `array` writes the kernels' constants (default: as C text)."""
     ident = identifier(name)
     parts = [f"/* Made by embarq; the model {_comment(name)}. */\n", f'#include "{ident}.h"\n#include "embarq_kernels.h"\n']
-    writer = _Writer(graph, place, scratch)
+    writer = _Writer(graph, place, scratch, array or written_array)
     for index, call in enumerate(calls):
         parts.append(f"\n/* {index}: {_comment(call.node)} */")
         parts += writer.step(index, call)
     parts.append(_steps_table(graph, calls, place))
     parts.append(_tensor_table("inputs", graph, graph.inputs, place))
     parts.append(_tensor_table("outputs", graph, graph.outputs, place))
-    parts.append(_array("plan_id", np.frombuffer(plan_id, np.uint8)))
+    parts.append(written_array("plan_id", np.frombuffer(plan_id, np.uint8)))
     parts.append(_model(ident, name, graph, len(calls), arena_bytes))
     return "\n".join(parts) + "\n"
 
@@ -67,8 +71,8 @@ def model_source(name: str, graph: Graph, calls: Sequence[Call], place: Place, s
 class _Writer:
     """Writes the constants and the parameter struct of each step; equal constants are written once."""
 
-    def __init__(self, graph: Graph, place: Place, scratch: Place) -> None:
-        self.graph, self.place, self.scratch = graph, place, scratch
+    def __init__(self, graph: Graph, place: Place, scratch: Place, array: WriteArray) -> None:
+        self.graph, self.place, self.scratch, self.array = graph, place, scratch, array
         self.seen: dict[tuple[str, bytes], str] = {}
 
     def step(self, index: int, call: Call) -> list[str]:
@@ -79,7 +83,7 @@ class _Writer:
             digest = (str(content.dtype), content.tobytes())
             if digest not in self.seen:
                 self.seen[digest] = f"c{index}_{identifier(key)}"
-                lines.append(_array(self.seen[digest], content))
+                lines.append(self.array(self.seen[digest], content))
             names[key] = self.seen[digest]
         fields = ",\n".join(f"    .{field} = {self._value(call, value, names)}" for field, value in call.fields)
         lines.append(f"static const {call.struct} p{index} = {{\n{fields}\n}};")
@@ -128,7 +132,7 @@ def _string(text: str) -> str:
     return '"' + re.sub(r"[^ !#-\[\]-~]", "_", text)[:63].replace("?", "_") + '"'
 
 
-def _array(name: str, array: np.ndarray) -> str:
+def written_array(name: str, array: np.ndarray) -> str:
     """A constant array, word aligned because kernels read it by words."""
     flat = array.reshape(-1)
     kind = C_TYPES[str(flat.dtype)]
@@ -151,7 +155,7 @@ def _integers(flat: np.ndarray) -> list[str]:
 
 
 def _steps_table(graph: Graph, calls: Sequence[Call], place: Place) -> str:
-    outputs = {node.name: node.outputs[0] for node in graph.nodes}
+    outputs = {node.name: written(node)[0] for node in graph.nodes}
     rows = [
         f"    {{{call.function}, &p{i}, {_ref(place(outputs[call.node]))}, {graph[outputs[call.node]].size_bytes}u}}"
         for i, call in enumerate(calls)

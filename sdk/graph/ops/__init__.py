@@ -10,11 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from sdk.graph.ops import activation, conv, elementwise, norm, opaque, pool, quant, reduce, resize, shape, softmax
+from sdk.graph.ir import Node
+from sdk.graph.ops import activation, conv, elementwise, norm, opaque, pool, quant, reduce, resize, shape, softmax, training
 from sdk.graph.ops.base import Op, Use
 
-_FAMILIES = (conv, pool, elementwise, activation, softmax, reduce, shape, resize, quant, norm, opaque)
+_FAMILIES = (conv, pool, elementwise, activation, softmax, reduce, shape, resize, quant, norm, training, opaque)
 
 OPS: Mapping[str, Op] = MappingProxyType({op.name: op for family in _FAMILIES for op in family.OPS})
 
-__all__ = ["OPS", "Op", "Use"]
+
+
+def written(node: Node) -> tuple[str, ...]:
+    """Every tensor that `node` writes: its outputs, then the variables it updates."""
+    return (*node.outputs, *OPS[node.op].updated(node))
+
+
+__all__ = ["OPS", "Op", "Use", "written"]

@@ -73,7 +73,9 @@ Meaning = Callable[[Use], "np.ndarray | tuple[np.ndarray, ...]"]
 class Op:
     """One op. `inputs` are names in order: "b?" may be absent, "x..." is one or more.
 
-    `meaning` maps the data type of the first input to the function that computes the op.
+    `meaning` maps the data type of the first input to the function that computes the op. An op with several outputs, or none,
+    has `results` beside a shape that fits its main one. `updates` are indices of the inputs it changes: variables, whose new values
+    its meaning gives behind its outputs, absent ones left out.
     """
 
     name: str
@@ -85,6 +87,8 @@ class Op:
     attrs: Mapping[str, str] = field(default_factory=dict)  # name -> what it says
     constraints: tuple[Constraint, ...] = ()
     quantised: bool = True  # int8 and int16 inputs and outputs must carry a scale and zero point
+    results: Callable[[Use], tuple[tuple[Shape, str], ...]] | None = None  # of every output; None: one, of `shape` and `dtype`
+    updates: tuple[int, ...] = ()
 
     @property
     def dtypes(self) -> tuple[str, ...]:
@@ -95,19 +99,25 @@ class Op:
         """`((shape, dtype), ...)` of the outputs. Raises ModelError when the inputs do not fit together."""
         use = make_use(node, tensors)
         self._count(use)
+        if self.results is not None:
+            return self.results(use)
         shape = self.shape(use)
         if any(d < 0 for d in shape):
             raise use.wrong(f"its output would have shape {list(shape)}; the input is too small for the kernel or range asked for")
         return ((shape, self.dtype(use) if self.dtype else use.input(0).dtype),)
 
     def compute(self, node: Node, tensors: Mapping[str, Tensor], values: Mapping[str, np.ndarray]) -> tuple[np.ndarray, ...]:
-        """Values of the outputs. Constants may come from `values` or from the tensors themselves."""
+        """Values of the outputs, then of the inputs it updates. Constants may come from `values` or from the tensors themselves."""
         use = make_use(node, tensors, values)
         dtype = use.input(0).dtype
         if dtype not in self.meaning:
             raise UnsupportedOp(f"node {node.name} ({node.op}) has a {dtype} input and is defined for {', '.join(self.meaning)}; convert or quantise it")
         result = self.meaning[dtype](use)
         return result if isinstance(result, tuple) else (result,)
+
+    def updated(self, node: Node) -> tuple[str, ...]:
+        """Names of the variables that `node` changes, in the order of `updates`."""
+        return tuple(node.inputs[i] for i in self.updates if i < len(node.inputs) and node.inputs[i])
 
     def check(self, node: Node, tensors: Mapping[str, Tensor]) -> str | None:
         """The first constraint that does not hold, as a reason; None when all do."""
