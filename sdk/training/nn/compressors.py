@@ -1,88 +1,29 @@
-"""What a layer keeps of its input for its weight gradient: all of it, or a low-rank Tucker form: a core, and a basis for each mode.
+"""Compressors: exact, svd, hosvd, activation subspace iteration (asi) and fixed subspaces.
 
-A tensor A with modes of lengths d_n is held as core x_0 U_0 x_1 U_1 ..., U_n: [d_n, K_n]; a mode without a basis is whole in the core.
-Sources: HOSVD arXiv 2411.06346, activation subspace iteration arXiv 2505.05086, fixed subspaces as LANCE arXiv 2509.21617. Ours differs:
-Gram matrices instead of singular value decompositions of unfoldings, one error budget for all modes, factors that own their storage.
+Sources: HOSVD arXiv 2411.06346, asi arXiv 2505.05086, fixed subspaces as LANCE arXiv 2509.21617. What ours does otherwise: Gram matrices
+instead of decompositions of unfoldings, each mode on what the modes before it left, one error budget for all modes, no memory in the
+batch's mode (samples of two batches have nothing to do with each other), a random generator of its own, factors that own their storage.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Protocol
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
-from sdk.training.nn import factors as held
-from sdk.training.nn.modes import expand, project
+from sdk.training.nn.decompose import iterate, leading, plain_hosvd, sequential_hosvd
+from sdk.training.nn.factors import own
+from sdk.training.nn.modes import mode_product, project, unfold_gram
+from sdk.training.nn.ranks import WHOLE_FROM
+from sdk.training.nn.saved import Compressor, Saved, keep
 
+__all__ = ["Asi", "Compressor", "Exact", "Fixed", "Hosvd", "Refresh", "Saved", "Svd", "asi", "exact", "fixed", "hosvd", "svd"]
 
-@dataclass(frozen=True)
-class Saved:
-    """What is kept for backward of one input of `shape`.
-
-    tensors: the core's parts, then those of each per-batch basis, in the order of the modes; each owns its storage.
-    constants: bases [d_n, K_n] shared by all batches, None for a mode without. batch_modes: modes whose basis is among the tensors.
-    """
-
-    shape: torch.Size
-    dtype: torch.dtype
-    tensors: tuple[Tensor, ...]
-    constants: tuple[Tensor | None, ...]
-    batch_modes: tuple[int, ...] = ()
-    kind: str = "float32"
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the tensors; constants are not counted, being one copy for all batches."""
-        return sum(t.numel() * t.element_size() for t in self.tensors)
-
-    def core(self) -> Tensor:
-        """[K_0, K_1, ...]: the input in its subspaces; d_n for modes that are whole."""
-        return held.decode(self.tensors[: self._width()], self.dtype)
-
-    def bases(self) -> tuple[Tensor | None, ...]:
-        """The basis [d_n, K_n] of each mode, or None."""
-        found, width = list(self.constants), self._width()
-        for i, mode in enumerate(self.batch_modes):
-            found[mode] = held.decode(self.tensors[width * (i + 1) : width * (i + 2)], self.dtype)
-        return tuple(found)
-
-    def reconstruct(self) -> Tensor:
-        """The whole input as the kept values describe it: for tests and calibration, training never makes it."""
-        return expand(self.core(), self.bases())
-
-    def without_tensors(self) -> Saved:
-        """The description alone: what a graph node keeps while autograd holds the tensors."""
-        return replace(self, tensors=())
-
-    def with_tensors(self, tensors: Sequence[Tensor]) -> Saved:
-        """The reverse of `without_tensors`."""
-        return replace(self, tensors=tuple(tensors))
-
-    def _width(self) -> int:
-        return 2 if self.kind == "int8" else 1
-
-
-class Compressor(Protocol):
-    """Decides what is kept of a layer's input. One compressor serves one layer: it may carry state from batch to batch."""
-
-    name: str
-
-    def compress(self, x: Tensor) -> Saved:
-        """What is kept of `x` [B, C, H, W], [B, I], [B, L, I] or [B, M, L, I]."""
-        ...
-
-
-def keep(x: Tensor, core: Tensor, bases: Sequence[Tensor | None], constant: Sequence[bool], kind: str) -> Saved:
-    """`Saved` of the input `x` with these bases, those marked constant not copied; the rest and the core held as `kind`."""
-    parts = list(held.encode(held.own(core), kind, _channel(x)))
-    own_modes = [n for n, basis in enumerate(bases) if basis is not None and not constant[n]]
-    for n in own_modes:
-        parts += held.encode(held.own(bases[n].contiguous()), kind, 1)  # type: ignore[union-attr]
-    constants = tuple(basis if constant[n] else None for n, basis in enumerate(bases))
-    return Saved(x.shape, x.dtype, tuple(parts), constants, tuple(own_modes), kind)
+#: Batches up to this size are never compressed along the batch: so few samples have little in common.
+SMALL_BATCH = 8
 
 
 @dataclass
@@ -94,21 +35,134 @@ class Exact:
 
     def compress(self, x: Tensor) -> Saved:
         """All of `x`."""
-        return keep(x, x, (None,) * x.dim(), (False,) * x.dim(), self.factors)
+        return keep(x, x, [None] * x.dim(), [], self.factors)
+
+
+@dataclass
+class Svd:
+    """Keeps eps of the energy of the input seen as a matrix [B, everything else] (arXiv 2411.06346, the variant it compares with)."""
+
+    eps: float
+    factors: str = "float32"
+    name: str = "svd"
+
+    def compress(self, x: Tensor) -> Saved:
+        """A basis of the samples [B, K] and K combinations of samples."""
+        if not _finite(x):
+            return keep(x, x, [None] * x.dim(), [], self.factors)
+        gram = unfold_gram(x, 0)
+        basis, _ = leading(gram, (1.0 - self.eps) * float(gram.trace()))
+        if basis.shape[1] * (x.shape[0] + x[0].numel()) >= x.numel():  # two factors would take more than the input
+            return keep(x, x, [None] * x.dim(), [], self.factors)
+        return keep(x, mode_product(x, basis, 0), [basis, *[None] * (x.dim() - 1)], [], self.factors)
+
+
+@dataclass
+class Hosvd:
+    """Keeps eps of the energy, with bases of every mode computed anew for each batch; ranks () follow from eps, others are held to.
+
+    sequential: each mode on what the modes before left, (1 - eps) lost in all. Otherwise as published: each mode on the whole input, up to
+    (1 - eps) lost in each, three to ten times slower.
+    """
+
+    eps: float
+    ranks: tuple[int, ...] = ()
+    sequential: bool = True
+    factors: str = "float32"
+    name: str = "hosvd"
+
+    def compress(self, x: Tensor) -> Saved:
+        """The core and one basis per mode."""
+        if not _finite(x):
+            return keep(x, x, [None] * x.dim(), [], self.factors)
+        if self.sequential:
+            core, bases = sequential_hosvd(x, self.eps, self.ranks)
+        else:
+            bases = plain_hosvd(x, self.eps, self.ranks)
+            core = project(x, bases)
+        return keep(x, core, bases, [], self.factors)
+
+
+@dataclass
+class Asi:
+    """Given ranks; one subspace iteration per batch and mode, started where the last batch ended. The batch's mode starts afresh each time.
+
+    ranks: of each mode, batch first; 0, or 0.75 of the length and more, leaves a mode whole. seed: of the first bases.
+    """
+
+    ranks: tuple[int, ...]
+    seed: int = 0
+    factors: str = "float32"
+    name: str = "asi"
+    bases: list[Tensor | None] = field(default_factory=list, repr=False)
+
+    def compress(self, x: Tensor) -> Saved:
+        """The core and one basis per mode."""
+        if len(self.ranks) != x.dim():
+            raise ValueError(f"asi has ranks for {len(self.ranks)} modes and the input has {x.dim()}; give one a mode, the batch first")
+        core, self.bases = iterate(x, self.bases or self._start(x))
+        batch = _batch_basis(core, rank=self.ranks[0])
+        if batch is not None:
+            core = mode_product(core, batch, 0)
+        return keep(x, core, [batch, *self.bases[1:]], [], self.factors)
+
+    def _start(self, x: Tensor) -> list[Tensor | None]:
+        random = torch.Generator().manual_seed(self.seed)
+        starts: list[Tensor | None] = [None]
+        for length, rank in zip(x.shape[1:], self.ranks[1:], strict=True):
+            whole = rank == 0 or rank >= WHOLE_FROM * length
+            starts.append(None if whole else torch.randn(length, rank, generator=random, dtype=x.dtype))
+        return iterate(x, starts)[1]  # the first batch is iterated twice: a random start knows nothing
+
+
+@dataclass(frozen=True)
+class Refresh:
+    """When fixed bases are renewed: the moving average of the captured energy fell `slack` below eps, and `every` batches passed since.
+
+    eps: the share of energy the bases were chosen to keep. decay: of the moving average, per batch.
+    """
+
+    eps: float
+    every: int = 50
+    slack: float = 0.05
+    decay: float = 0.9
 
 
 @dataclass
 class Fixed:
-    """Bases computed once, by a calibration run: training only projects. bases: of each mode but the batch, [d_n, K_n] or None."""
+    """Bases computed once, by a calibration run: training only projects. bases: of each mode but the batch, [d_n, K_n] or None.
+
+    batch_eps: below 1, batches of more than 8 also keep only this share of the core's energy along the batch. refresh: None leaves the bases
+    as they are. captured: moving average of the share of energy the core has, counted only with refresh. refreshes: times renewed.
+    """
 
     bases: tuple[Tensor | None, ...]
+    refresh: Refresh | None = None
     factors: str = "float32"
+    batch_eps: float = 1.0
     name: str = "fixed"
+    captured: float = math.nan
+    refreshes: int = 0
+    _since: int = 0
 
     def compress(self, x: Tensor) -> Saved:
         """The core of `x`; the bases are constants."""
-        bases = (None, *self.bases)
-        return keep(x, project(x, bases), bases, (True,) * x.dim(), self.factors)
+        core = project(x, (None, *self.bases))
+        if self.refresh is not None and self._drifted(x, core, self.refresh):
+            core, bases = iterate(x, (None, *self.bases))
+            self.bases = tuple(bases[1:])
+            self.captured, self._since = _share(core, x), 0
+            self.refreshes += 1
+        batch = _batch_basis(core, eps=self.batch_eps)
+        if batch is not None:
+            core = mode_product(core, batch, 0)
+        return keep(x, core, [batch, *self.bases], range(1, x.dim()), self.factors)
+
+    def _drifted(self, x: Tensor, core: Tensor, rule: Refresh) -> bool:
+        share = _share(core, x)
+        self.captured = share if math.isnan(self.captured) else rule.decay * self.captured + (1.0 - rule.decay) * share
+        self._since += 1
+        return self.captured < rule.eps - rule.slack and self._since >= rule.every
 
 
 def exact(factors: str = "float32") -> Exact:
@@ -116,12 +170,42 @@ def exact(factors: str = "float32") -> Exact:
     return Exact(factors)
 
 
-def fixed(bases: Sequence[Tensor | None], factors: str = "float32") -> Fixed:
+def svd(eps: float, factors: str = "float32") -> Svd:
+    """Keep eps of the energy of the samples' matrix."""
+    return Svd(eps, factors)
+
+
+def hosvd(eps: float, ranks: Sequence[int] = (), factors: str = "float32", sequential: bool = True) -> Hosvd:
+    """Keep eps of the energy with bases of every batch's own; sequential=False is the published rule, mode by mode on the whole input."""
+    return Hosvd(eps, tuple(ranks), sequential, factors)
+
+
+def asi(ranks: Sequence[int], seed: int = 0, factors: str = "float32") -> Asi:
+    """Keep given ranks (batch first), with bases that follow the batches."""
+    return Asi(tuple(ranks), seed, factors)
+
+
+def fixed(bases: Sequence[Tensor | None], refresh: Refresh | None = None, factors: str = "float32", batch_eps: float = 1.0) -> Fixed:
     """Keep the input's part in given subspaces. bases: (C, H, W), (I,), (L, I) or (M, L, I), each [d_n, K_n], None for a mode left whole."""
-    own = [None if basis is None else held.own(basis.detach().contiguous()) for basis in bases]
-    return Fixed(tuple(own), factors)
+    owned = [None if basis is None else own(basis.detach().contiguous()) for basis in bases]
+    return Fixed(tuple(owned), refresh, factors, batch_eps)
 
 
-def _channel(x: Tensor) -> int:
-    """The mode whose components get a scale each: channels of a convolution's input, else the batch left out the first one's last."""
-    return 1 if x.dim() == 4 else x.dim() - 1
+def _batch_basis(core: Tensor, rank: int = 0, eps: float = 1.0) -> Tensor | None:
+    """[B, K0]: the samples' principal directions in the core, or None where the batch stays whole."""
+    length = core.shape[0]
+    if length <= SMALL_BATCH or (not rank and eps >= 1.0) or rank >= WHOLE_FROM * length or not _finite(core):
+        return None
+    gram = unfold_gram(core, 0)
+    basis, _ = leading(gram, (1.0 - eps) * float(gram.trace()), rank)
+    return None if basis.shape[1] >= WHOLE_FROM * length else basis
+
+
+def _share(core: Tensor, x: Tensor) -> float:
+    """The part of the energy of `x` that its core has."""
+    return float(torch.linalg.vector_norm(core)) ** 2 / max(float(torch.linalg.vector_norm(x)) ** 2, 1e-30)
+
+
+def _finite(x: Tensor) -> bool:
+    """Whether `x` can be decomposed; if not, it is kept whole, and the loss will tell that training diverged."""
+    return math.isfinite(float(x.sum()))

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sdk.training.nn.compressors import Saved
 from sdk.training.nn.modes import channels_last, expand, mode_product, project
+from sdk.training.nn.saved import Saved
 
 #: Values of an input that are made again at once where a weight gradient needs them (k x k kernels): 2 MiB of float32.
 CHUNK = 1 << 19

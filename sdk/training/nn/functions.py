@@ -15,9 +15,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
-from sdk.training.nn.compressors import Compressor
 from sdk.training.nn.conv_grad import Geometry, conv_bias_grad, conv_input_grad, conv_weight_grad, convolution
 from sdk.training.nn.linear_grad import linear_bias_grad, linear_input_grad, linear_weight_grad
+from sdk.training.nn.saved import Compressor
 
 Sink = Callable[[Tensor | None, Tensor | None], None]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdk.training.nn.compressors import Saved
 from sdk.training.nn.modes import project
+from sdk.training.nn.saved import Saved
 
 
 def linear_weight_grad(saved: Saved, dy: Tensor) -> Tensor:

@@ -1,0 +1,94 @@
+"""What is kept of a layer's input for its weight gradient, and what decides it: `Saved` and `Compressor`.
+
+A tensor with modes of lengths d_n is held in Tucker form: core x_0 U_0 x_1 U_1 .., U_n: [d_n, K_n]; a mode without a basis is whole in the core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from sdk.training.nn import factors as held
+from sdk.training.nn.modes import expand
+
+
+@dataclass(frozen=True)
+class Saved:
+    """What is kept for backward of one input of `shape`.
+
+    tensors: the core's parts, then those of each per-batch basis, in the order of the modes; each owns its storage.
+    constants: bases [d_n, K_n] shared by all batches, None for a mode without. batch_modes: modes whose basis is among the tensors.
+    """
+
+    shape: torch.Size
+    dtype: torch.dtype
+    tensors: tuple[Tensor, ...]
+    constants: tuple[Tensor | None, ...]
+    batch_modes: tuple[int, ...] = ()
+    kind: str = "float32"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the tensors; constants are not counted, being one copy for all batches."""
+        return sum(t.numel() * t.element_size() for t in self.tensors)
+
+    def core(self) -> Tensor:
+        """[K_0, K_1, ...]: the input in its subspaces; d_n for modes that are whole."""
+        return held.decode(self.tensors[: self._width()], self.dtype)
+
+    def bases(self) -> tuple[Tensor | None, ...]:
+        """The basis [d_n, K_n] of each mode, or None."""
+        found, width = list(self.constants), self._width()
+        for i, mode in enumerate(self.batch_modes):
+            found[mode] = held.decode(self.tensors[width * (i + 1) : width * (i + 2)], self.dtype)
+        return tuple(found)
+
+    def reconstruct(self) -> Tensor:
+        """The whole input as the kept values describe it: for tests and calibration, training never makes it."""
+        return expand(self.core(), self.bases())
+
+    def without_tensors(self) -> Saved:
+        """The description alone: what a graph node keeps while autograd holds the tensors."""
+        return replace(self, tensors=())
+
+    def with_tensors(self, tensors: Sequence[Tensor]) -> Saved:
+        """The reverse of `without_tensors`."""
+        return replace(self, tensors=tuple(tensors))
+
+    def _width(self) -> int:
+        return 2 if self.kind == "int8" else 1
+
+
+class Compressor(Protocol):
+    """Decides what is kept of a layer's input. One compressor serves one layer: it may carry state from batch to batch."""
+
+    name: str
+
+    def compress(self, x: Tensor) -> Saved:
+        """What is kept of `x` [B, C, H, W], [B, I], [B, L, I] or [B, M, L, I]."""
+        ...
+
+
+def keep(x: Tensor, core: Tensor, bases: Sequence[Tensor | None], constant: Iterable[int], kind: str) -> Saved:
+    """`Saved` of the input `x` with these bases: those of the modes in `constant` are shared, the others and the core are held as `kind`."""
+    shared = set(constant)
+    parts = list(held.encode(held.own(core), kind, _channel(x)))
+    own_modes = []
+    for n, basis in enumerate(bases):
+        if basis is not None and n not in shared:
+            own_modes.append(n)
+            parts += held.encode(held.own(basis.contiguous()), kind, 1)
+    constants = tuple(basis if n in shared else None for n, basis in enumerate(bases))
+    return Saved(x.shape, x.dtype, tuple(parts), constants, tuple(own_modes), kind)
+
+
+def _channel(x: Tensor) -> int:
+    """The mode whose components get a scale each when the core is rounded: channels of a convolution's input, else features.
+
+    A linear layer's input has features last; with four modes it cannot be told from a convolution's, whose second mode serves it as well.
+    """
+    return 1 if x.dim() == 4 else x.dim() - 1
