@@ -14,12 +14,12 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from sdk.training.nn import masks
-from sdk.training.nn.factors import own
 from sdk.training.nn.modes import channels_last, dense
 
 #: Bits kept for backward per value.
-KEPT_BITS = {"relu": 1, "relu6": 1, "hardsigmoid": 1, "hardswish": 16, "gelu": 32, "silu": 32, "sigmoid": 32, "tanh": 32, "softmax": 32}
-#: 16-bit steps of hard-swish's slope, which lies in [-0.5, 1.5]: an error of at most 1.6e-5 of the gradient.
+KEPT_BITS = {"relu": 1, "relu6": 1, "hardsigmoid": 1, "hardswish": 16, "gelu": 16, "silu": 16, "softmax": 32}
+#: Slopes between -1.5 and 1.5 in 16 bits: at most 2.3e-5 beside the true slope, less than a float32 convolution's own rounding.
+_SLOPE_MAX = 1.5
 _SLOPE_STEPS = 32767.0
 
 
@@ -39,21 +39,25 @@ def hardsigmoid(x: Tensor, inplace: bool = False) -> Tensor:
 
 
 def hardswish(x: Tensor, inplace: bool = False, precise: bool = False) -> Tensor:
-    """x hardsigmoid(x). Its slope x / 3 + 1/2 between -3 and 3 is kept in 16 bits, which is wrong by at most 1.6e-5 of the gradient.
-
-    precise: keep x itself instead, 32 bits. One bit cannot do here: the slope takes all values in [-0.5, 1.5].
-    """
-    return _Hardswish.apply(x, inplace, precise)
+    """x hardsigmoid(x). Its slope takes all values in [-0.5, 1.5], so a bit cannot do: it is kept in 16 bits (precise: x is kept, 32 bits)."""
+    return _Sloped.apply(x, _hardswish_slope, _hardswish, inplace) if not precise else F.hardswish(x)
 
 
-def gelu(x: Tensor, approximate: str = "none") -> Tensor:
-    """x times the normal distribution at x; keeps x. The slope needs all of x, and no output of it can be turned back."""
-    return F.gelu(x, approximate=approximate)
+def gelu(x: Tensor, approximate: str = "none", precise: bool = False) -> Tensor:
+    """x times the normal distribution at x; its slope, in [-0.13, 1.13], is kept in 16 bits (precise: x is kept, 32 bits)."""
+    if precise:
+        return F.gelu(x, approximate=approximate)
+    return _Sloped.apply(x, *_GELU[approximate], False)
 
 
-def silu(x: Tensor) -> Tensor:
-    """x times sigmoid(x); keeps x."""
-    return F.silu(x)
+def silu(x: Tensor, precise: bool = False) -> Tensor:
+    """x sigmoid(x); its slope, in [-0.1, 1.1], is kept in 16 bits (precise: x is kept, 32 bits)."""
+    return F.silu(x) if precise else _Sloped.apply(x, _silu_slope, _silu, False)
+
+
+def scale_shift(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """x scale + shift for every channel, a batch norm that does not learn; keeps the scale. x: [B, C, ..], scale and shift: [C]."""
+    return _ScaleShift.apply(x, scale, shift)
 
 
 def softmax(x: Tensor, dim: int) -> Tensor:
@@ -80,41 +84,62 @@ class _Masked(torch.autograd.Function):
         return masks.masked(masks.in_order_of(dy, ctx.last), bits, ctx.scale), None, None, None, None
 
 
-class _Hardswish(torch.autograd.Function):
+class _Sloped(torch.autograd.Function):
+    """An activation of which the slope is kept in 16 bits; `slope(x)` is computed a piece at a time."""
+
     @staticmethod
-    def forward(ctx: Any, x: Tensor, inplace: bool, precise: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, slope: Callable[[Tensor], Tensor], act: Callable[[Tensor, bool], Tensor], inplace: bool) -> Tensor:
         laid = _laid(x)
-        kept = (laid.clone(memory_format=torch.preserve_format) if inplace else own(laid)) if precise else _slopes(laid)
+        values = masks.flat(laid)
+        kept = torch.empty(values.numel(), dtype=torch.int16)
+        for piece in masks.pieces(values):
+            kept[piece] = slope(values[piece]).mul_(_SLOPE_STEPS / _SLOPE_MAX).round_().to(torch.int16)
         ctx.save_for_backward(kept)
-        ctx.last, ctx.precise = channels_last(laid), precise
+        ctx.last = channels_last(laid)
         if inplace:
             ctx.mark_dirty(x)
-        return F.hardswish(x, inplace)
+        return act(x, inplace)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         (kept,) = ctx.saved_tensors
         dy = masks.in_order_of(dy, ctx.last)
-        if ctx.precise:
-            return torch.ops.aten.hardswish_backward(dy, kept), None, None
         dx = torch.empty_like(dy)
         source, target = masks.flat(dy), masks.flat(dx)
-        for start in range(0, source.numel(), masks.CHUNK):
-            piece = slice(start, start + masks.CHUNK)
-            torch.mul(source[piece], kept[piece].to(dy.dtype).mul_(1.5 / _SLOPE_STEPS), out=target[piece])
-        return dx, None, None
+        for piece in masks.pieces(source):
+            torch.mul(source[piece], kept[piece].to(dy.dtype).mul_(_SLOPE_MAX / _SLOPE_STEPS), out=target[piece])
+        return dx, None, None, None
 
 
-def _slopes(x: Tensor) -> Tensor:
-    """int16 [N], in memory order: hard-swish's slope at x in steps of 1.5 / 32767."""
-    values = masks.flat(x)
-    slopes = torch.empty(values.numel(), dtype=torch.int16)
-    for start in range(0, values.numel(), masks.CHUNK):
-        piece = values[start : start + masks.CHUNK]
-        slope = (piece / 3.0 + 0.5).masked_fill_(piece < -3.0, 0.0).masked_fill_(piece > 3.0, 1.0)
-        slopes[start : start + masks.CHUNK] = slope.mul_(_SLOPE_STEPS / 1.5).round_().to(torch.int16)
-    return slopes
+class _ScaleShift(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+        across = (-1, *[1] * (x.dim() - 2))
+        ctx.save_for_backward(scale)
+        return (x * scale.view(across)).add_(shift.view(across))
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
+        (scale,) = ctx.saved_tensors
+        return dy * scale.view(-1, *[1] * (dy.dim() - 2)), None, None
+
+
+def _hardswish_slope(x: Tensor) -> Tensor:
+    return (x / 3.0).add_(0.5).masked_fill_(x < -3.0, 0.0).masked_fill_(x > 3.0, 1.0)
+
+
+def _gelu_slope(x: Tensor) -> Tensor:
+    return torch.ops.aten.gelu_backward(torch.ones_like(x), x)
+
+
+def _gelu_tanh_slope(x: Tensor) -> Tensor:
+    return torch.ops.aten.gelu_backward(torch.ones_like(x), x, approximate="tanh")
+
+
+def _silu_slope(x: Tensor) -> Tensor:
+    return torch.ops.aten.silu_backward(torch.ones_like(x), x)
 
 
 def _laid(x: Tensor) -> Tensor:
@@ -144,3 +169,22 @@ def _relu6(x: Tensor, inplace: bool) -> Tensor:
 
 def _hardsigmoid(x: Tensor, inplace: bool) -> Tensor:
     return F.hardsigmoid(x, inplace)
+
+
+def _hardswish(x: Tensor, inplace: bool) -> Tensor:
+    return F.hardswish(x, inplace)
+
+
+def _gelu(x: Tensor, inplace: bool) -> Tensor:
+    return F.gelu(x)
+
+
+def _gelu_tanh(x: Tensor, inplace: bool) -> Tensor:
+    return F.gelu(x, approximate="tanh")
+
+
+def _silu(x: Tensor, inplace: bool) -> Tensor:
+    return F.silu(x, inplace)
+
+
+_GELU = {"none": (_gelu_slope, _gelu), "tanh": (_gelu_tanh_slope, _gelu_tanh)}

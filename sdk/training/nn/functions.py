@@ -15,9 +15,19 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from sdk.training.nn.activations import gelu, hardsigmoid, hardswish, relu, relu6, scale_shift, silu, softmax
+from sdk.training.nn.attention import scaled_dot_product_attention
+from sdk.training.nn.compressors import Exact
 from sdk.training.nn.conv_grad import Geometry, conv_bias_grad, conv_input_grad, conv_weight_grad, convolution
 from sdk.training.nn.linear_grad import linear_bias_grad, linear_input_grad, linear_weight_grad
+from sdk.training.nn.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from sdk.training.nn.saved import Compressor
+from sdk.training.nn.subspace import AdapterConv2d, AdapterLinear, learn
+
+__all__ = [
+    "Geometry", "Sink", "adapter_conv2d", "adapter_linear", "adaptive_avg_pool2d", "avg_pool2d", "conv2d", "frozen_conv2d", "frozen_linear", "gelu",
+    "hardsigmoid", "hardswish", "linear", "max_pool2d", "relu", "relu6", "scale_shift", "scaled_dot_product_attention", "silu", "softmax",
+]  # fmt: skip
 
 Sink = Callable[[Tensor | None, Tensor | None], None]
 
@@ -44,6 +54,27 @@ def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None, sink: Sink | N
     return _FrozenLinear.apply(x, weight, bias, anchor, sink)
 
 
+def adapter_conv2d(
+    x: Tensor, weight0: Tensor, bias: Tensor | None, p: Tensor, basis: Tensor, geometry: Geometry,
+    sink: Sink | None = None, anchor: Tensor | None = None, compressor: Compressor | None = None,
+) -> Tensor:  # fmt: skip
+    """A convolution without groups by W0 + P U^T of which P learns: sink(grad_p, grad_bias). Keeps U^T x, or what the compressor keeps of it.
+
+    weight0: [O, C, kh, kw], p: [O, K, kh, kw], basis U: [C, K].
+    """
+    if geometry.groups != 1:
+        raise ValueError(f"a subspace adapter serves convolutions without groups and this one has {geometry.groups}; train its weight itself")
+    return AdapterConv2d.apply(x, weight0, bias, p, anchor, basis, geometry, compressor or Exact(), sink)
+
+
+def adapter_linear(
+    x: Tensor, weight0: Tensor, bias: Tensor | None, p: Tensor, basis: Tensor,
+    sink: Sink | None = None, anchor: Tensor | None = None, compressor: Compressor | None = None,
+) -> Tensor:  # fmt: skip
+    """A linear layer by W0 + P U^T of which P learns: sink(grad_p, grad_bias). Keeps x U. weight0: [O, I], p: [O, K], basis U: [I, K]."""
+    return AdapterLinear.apply(x, weight0, bias, p, anchor, basis, compressor or Exact(), sink)
+
+
 class _Conv2d(torch.autograd.Function):
     @staticmethod
     def forward(
@@ -62,7 +93,7 @@ class _Conv2d(torch.autograd.Function):
         grad_weight = conv_weight_grad(ctx.saved.with_tensors(tensors), dy, geometry, tuple(weight.shape[2:]))
         grad_bias = conv_bias_grad(dy) if ctx.has_bias else None
         dx = conv_input_grad(dy, weight, ctx.saved.shape, geometry) if ctx.needs_input_grad[0] else None
-        return dx, *_learn(ctx.sink, grad_weight, grad_bias), None, None, None, None
+        return dx, *learn(ctx.sink, grad_weight, grad_bias), None, None, None, None
 
 
 class _Linear(torch.autograd.Function):
@@ -80,7 +111,7 @@ class _Linear(torch.autograd.Function):
         grad_weight = linear_weight_grad(ctx.saved.with_tensors(tensors), dy)
         grad_bias = linear_bias_grad(dy) if ctx.has_bias else None
         dx = linear_input_grad(dy, weight) if ctx.needs_input_grad[0] else None
-        return dx, *_learn(ctx.sink, grad_weight, grad_bias), None, None, None
+        return dx, *learn(ctx.sink, grad_weight, grad_bias), None, None, None
 
 
 class _FrozenConv2d(torch.autograd.Function):
@@ -95,7 +126,7 @@ class _FrozenConv2d(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         grad_bias = conv_bias_grad(dy) if ctx.sink or ctx.needs_input_grad[2] else None
         dx = conv_input_grad(dy, ctx.saved_tensors[0], ctx.shape, ctx.geometry) if ctx.needs_input_grad[0] else None
-        return dx, *_learn(ctx.sink, None, grad_bias), None, None, None
+        return dx, *learn(ctx.sink, None, grad_bias), None, None, None
 
 
 class _FrozenLinear(torch.autograd.Function):
@@ -110,12 +141,4 @@ class _FrozenLinear(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         grad_bias = linear_bias_grad(dy) if ctx.sink or ctx.needs_input_grad[2] else None
         dx = linear_input_grad(dy, ctx.saved_tensors[0]) if ctx.needs_input_grad[0] else None
-        return dx, *_learn(ctx.sink, None, grad_bias), None, None
-
-
-def _learn(sink: Sink | None, grad_weight: Tensor | None, grad_bias: Tensor | None) -> tuple[Tensor | None, Tensor | None]:
-    """Hand the gradients to the sink; without one, back to autograd."""
-    if sink is None:
-        return grad_weight, grad_bias
-    sink(grad_weight, grad_bias)
-    return None, None
+        return dx, *learn(ctx.sink, None, grad_bias), None, None

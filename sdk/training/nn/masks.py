@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -19,13 +19,18 @@ def flat(x: Tensor) -> Tensor:
     return (x.permute(0, 2, 3, 1) if channels_last(x) else x).view(-1)
 
 
+def pieces(values: Tensor) -> Iterator[slice]:
+    """Slices of at most CHUNK of the values [N]."""
+    return (slice(start, min(start + CHUNK, values.numel())) for start in range(0, values.numel(), CHUNK))
+
+
 def pack(x: Tensor, passes: Callable[[Tensor], Tensor]) -> Tensor:
     """uint8 [ceil(N / 8)]: the bits of `passes(x)`, in memory order, the first value in the highest bit. x: contiguous or channels-last."""
     values = flat(x)
     bits = torch.empty((values.numel() + 7) // 8, dtype=torch.uint8)
-    for start in range(0, values.numel(), CHUNK):
-        piece = np.packbits(passes(values[start : start + CHUNK]).numpy())
-        bits[start // 8 : start // 8 + len(piece)] = torch.from_numpy(piece)
+    for piece in pieces(values):
+        packed = torch.from_numpy(np.packbits(passes(values[piece]).numpy()))
+        bits[piece.start // 8 : piece.start // 8 + len(packed)] = packed
     return bits
 
 
@@ -33,12 +38,11 @@ def masked(dy: Tensor, bits: Tensor, scale: float = 1.0) -> Tensor:
     """`dy` times `scale` where the bit is set, else 0, as a new tensor. dy: in the memory order in which the bits were packed."""
     dx = torch.empty_like(dy)
     source, target = flat(dy), flat(dx)
-    for start in range(0, source.numel(), CHUNK):
-        piece = source[start : start + CHUNK]
-        keep = np.unpackbits(bits[start // 8 : (start + CHUNK) // 8].numpy(), count=piece.numel())
-        torch.mul(piece, torch.from_numpy(keep), out=target[start : start + CHUNK])
+    for piece in pieces(source):
+        keep = np.unpackbits(bits[piece.start // 8 : (piece.stop + 7) // 8].numpy(), count=piece.stop - piece.start)
+        torch.mul(source[piece], torch.from_numpy(keep), out=target[piece])
         if scale != 1.0:
-            target[start : start + CHUNK].mul_(scale)
+            target[piece].mul_(scale)
     return dx
 
 
