@@ -1,0 +1,134 @@
+"""Training on a Linux device from the host: samples go there, losses come back while they fall, weights come back at the end.
+
+The process on the device is `sdk.training.serve`, a sibling of the runner: it needs torch, numpy and Python 3.11, and brings our
+own code with it. When the link breaks it ends at its last checkpoint, and `resume=True` goes on from there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from firmware_bridge.runner import RunnerClient
+from sdk.errors import DataError, UsageError
+from sdk.runner.arrays import pack, unpack
+from sdk.train_result import TrainResult, TrainStep
+
+Progress = Callable[[str], None]
+#: Bytes of samples sent in one message.
+PIECE_BYTES = 8 << 20
+POLL_S = 0.5
+MOST_CLASSES_SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Inputs [n, ...] in the model's own type and labels int64 [n], those to learn from and those held back."""
+
+    x: np.ndarray
+    y: np.ndarray
+    held_x: np.ndarray
+    held_y: np.ndarray
+
+
+def check_samples(x: Any, y: Any, shape: tuple[int, ...], dtype: str, classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """Inputs and labels as training takes them. `shape`: of one sample, without the batch.
+
+    Raises `DataError`, one sentence: no samples, another shape or type, values that are not finite, labels that no class has.
+    """
+    inputs, labels = np.asarray(x), np.asarray(y)
+    if len(inputs) == 0 or inputs.ndim == 0:
+        raise DataError(f"there are no samples to learn from; give inputs [n, {', '.join(map(str, shape))}] and labels [n]")
+    if inputs.shape[1:] != shape:
+        raise DataError(f"samples have shape {list(inputs.shape[1:])} and the model takes {list(shape)}; give inputs [n, {', '.join(map(str, shape))}]")
+    if labels.shape != (len(inputs),) or labels.dtype.kind not in "iu":
+        raise DataError(f"labels are {labels.dtype}{list(labels.shape)} for {len(inputs)} samples; give one whole number for each")
+    if not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        wrong = labels[(labels < 0) | (labels >= classes)]
+        raise DataError(f"label {int(wrong[0])} is none of the model's {classes} classes; labels count from 0 to {classes - 1}")
+    if inputs.dtype.kind == "f" and not np.isfinite(inputs).all():
+        row = int(np.flatnonzero(~np.isfinite(inputs.reshape(len(inputs), -1)).all(1))[0])
+        raise DataError(f"sample {row} holds NaN or infinity; leave it out")
+    return np.ascontiguousarray(inputs, dtype), labels.astype(np.int64)
+
+
+def hold_back(x: np.ndarray, y: np.ndarray, share: float, seed: int) -> Samples:
+    """A share of the samples of every class set aside, the same ones for the same seed. Raises `UsageError` for a share outside [0, 1)."""
+    if not 0 <= share < 1:
+        raise UsageError(f"{share} of the samples cannot be held back; give a share from 0 to below 1")
+    generator = np.random.default_rng(seed)
+    held = np.zeros(len(y), bool)
+    for label in np.unique(y):
+        rows = generator.permutation(np.flatnonzero(y == label))
+        held[rows[: round(share * len(rows))]] = True
+    if share and not held.any():
+        raise DataError(f"{len(y)} samples are too few to hold {share:.0%} of them back; give more, or hold none back")
+    return Samples(x[~held], y[~held], x[held], y[held])
+
+
+@dataclass
+class TrainingClient:
+    """The training process on a device. Close it when done: its memory is the device's."""
+
+    client: RunnerClient
+    info: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.info = dict(self.client.call("info"))
+
+    def close(self) -> None:
+        """End the process there."""
+        self.client.close()
+
+    def send(self, samples: Samples, progress: Progress | None = None) -> None:
+        """Put the samples there, a piece at a time."""
+        parts = {"x": samples.x, "y": samples.y, "held_x": samples.held_x, "held_y": samples.held_y}
+        for part, array in parts.items():
+            for first, rows in _pieces(array):
+                self.client.call("put", {"part": part, "first": first, "rows": len(array), "array": pack(rows)})
+                if progress:
+                    progress(f"sending {part}: {first + len(rows):,} of {len(array):,}")
+
+    def train(self, options: Mapping[str, Any], on_step: Callable[[TrainStep], None] | None = None) -> TrainResult:
+        """Train until it is done; Ctrl-C stops it after the update that is running and raises KeyboardInterrupt."""
+        self.client.call("start", options)
+        losses: list[float] = []
+        began = time.monotonic()
+        try:
+            for step in self._steps():
+                losses.append(step.loss)
+                if on_step:
+                    on_step(step)
+        except KeyboardInterrupt:
+            self.client.call("stop")
+            raise
+        found = self.client.call("result")
+        return TrainResult(**{**found, "losses": tuple(found["losses"])}, seconds=time.monotonic() - began)
+
+    def _steps(self) -> Iterator[TrainStep]:
+        """Every update as the device tells of it; a failure there is raised here as what it is."""
+        running = True
+        while running:
+            answer = self.client.call("poll", {"wait_s": POLL_S})
+            running = bool(answer["running"])
+            yield from (TrainStep(**event) for event in answer["events"])
+
+    def stop(self) -> None:
+        """End training after the update that is running; what was learned stays there and `weights` gives it."""
+        self.client.call("stop")
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """The model's values by the names of its source, merged: as if no layer had been changed for training."""
+        names = self.client.call("weights")["names"]
+        return {name: unpack(self.client.call("weight", {"name": name})["array"]) for name in names}
+
+
+def _pieces(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """(first row, rows) of about PIECE_BYTES; one empty piece for an empty array."""
+    rows = max(1, PIECE_BYTES // max(1, array.nbytes // max(1, len(array))))
+    for first in range(0, max(1, len(array)), rows):
+        yield first, array[first : first + rows]
