@@ -1,0 +1,153 @@
+"""What a training step holds, walked through operation by operation for choices that are made: bytes kept for backward, and the peak.
+
+`choose` adds up prices that are right for each layer alone. Here every storage counts once, also where two layers keep the same input,
+and copies for undoing a step appear when they are made. So the prediction is never above the price.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from sdk.planner.training import kept
+from sdk.planner.training.live import backward_live, kept_beside, kept_storages, needing
+from sdk.planner.training.options import Setting, backward_workspace, forward_workspace
+from sdk.planner.training.records import Choice, LayerRecord
+from sdk.planner.training.walk import Op, Walk
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes of one step beyond what is held all the time. saved_bytes: kept for backward when forward ends. peak_bytes: at the highest
+    moment, of which `undo_bytes` for taking the step back and for gradients that are added up, and `transient_bytes` alive at that moment only. at: the operation, and which way."""
+
+    saved_bytes: int
+    peak_bytes: int
+    kept_bytes: int
+    undo_bytes: int
+    at: str
+
+    @property
+    def transient_bytes(self) -> int:
+        """Live tensors, gradients and workspace at the highest moment."""
+        return self.peak_bytes - self.kept_bytes - self.undo_bytes
+
+
+def predict_saved_bytes(walk: Walk, records: Sequence[LayerRecord], choices: Iterable[Choice], batch: int, factors: str = "") -> int:
+    """Bytes of unique storages held for backward when the forward pass ends: exact where ranks are given, else as the spectra expect.
+
+    Weights and shared bases are not among them. factors: how compressed inputs are held, in place of what the choices say.
+    """
+    return _held(_kept(walk, records, _by_layer(walk, records, choices, factors), batch)) + loss_bytes(walk, batch)
+
+
+def loss_bytes(walk: Walk, batch: int) -> int:
+    """What cross-entropy keeps: the logarithm of the softmax, int64 labels, and the sum of the classes' weights."""
+    return 4 * batch * walk.classes + 8 * batch + 4
+
+
+def predict_step(setting: Setting, choices: Iterable[Choice]) -> StepMemory:
+    """The step walked through, forward and back, at the setting's batch."""
+    walk, records = setting.walk, setting.records
+    by_layer = _by_layer(walk, records, choices, "")
+    first = _first(walk, by_layer)
+    items = _kept(walk, records, by_layer, setting.batch)
+    moments = [_prefix(setting, first), *_forward(setting, by_layer, first, items), *_backward(setting, by_layer, first, items)]
+    peak = max(moments, key=lambda m: m[0])
+    return StepMemory(_held(items) + loss_bytes(walk, setting.batch), *peak)
+
+
+def predict_peak_bytes(setting: Setting, choices: Iterable[Choice]) -> int:
+    """By how much a step raises the resident memory of a process that holds the model, what learns, and the bases already."""
+    return predict_step(setting, choices).peak_bytes
+
+
+_Moment = tuple[int, int, int, str]  # bytes, of which kept, of which for undoing, where
+_Item = tuple[int, str, int]  # position of the operation that keeps it, storage (or "@" and the operation, for what is its own), bytes
+
+
+def _by_layer(walk: Walk, records: Sequence[LayerRecord], choices: Iterable[Choice], factors: str) -> dict[int, Choice]:
+    """Layer index -> choice of those that learn."""
+    index = {record.name: i for i, record in enumerate(records)}
+    made = tuple(c for c in choices if c.method != "freeze")
+    return {index[c.layer]: c for c in (kept.with_factors(made, factors) if factors else made)}
+
+
+def _first(walk: Walk, by_layer: Mapping[int, Choice]) -> int:
+    """Position of the first operation that learns."""
+    return min((walk.layer_at[i] for i in by_layer), default=len(walk.ops) - 1)
+
+
+def _held(items: Iterable[_Item], at: int = 1 << 62) -> int:
+    """Bytes of what operations up to position `at` keep, every storage once."""
+    return sum({key: size for position, key, size in items if position <= at}.values())
+
+
+def _kept(walk: Walk, records: Sequence[LayerRecord], by_layer: Mapping[int, Choice], batch: int) -> list[_Item]:
+    """What each operation that a gradient reaches keeps."""
+    reached = needing(walk, _first(walk, by_layer)) if by_layer else frozenset()
+    found: list[_Item] = []
+    for at, op in enumerate(walk.ops):
+        if op.name not in reached:
+            continue
+        choice = by_layer.get(op.layer)
+        if choice is not None and choice.method == "exact" and choice.factors == "float32":
+            found.append((at, walk.storage[op.reads[0]], walk.size_of(op.reads[0], batch)))
+        elif choice is not None:
+            found.append((at, f"@{op.name}", kept.input_bytes(records[op.layer], choice, batch)))
+        else:
+            found += [(at, name, walk.size_of(name, batch)) for name in _needed(walk, op, reached)]
+            found.append((at, f"@{op.name}", kept_beside(walk, op, batch)))
+    return found
+
+
+def _needed(walk: Walk, op: Op, reached: frozenset[str]) -> tuple[str, ...]:
+    """Storages an operation keeps; a product keeps only the factors that a gradient of the others needs."""
+    if op.kind == "mul" and len(op.reads) == 2:
+        pairs = zip(op.reads, op.reads[::-1], strict=True)
+        return tuple(dict.fromkeys(walk.storage[name] for name, other in pairs if other in reached))
+    return kept_storages(walk, op)
+
+
+def _prefix(setting: Setting, first: int) -> _Moment:
+    layer = next((op.layer for op in setting.walk.ops[first:] if op.layer >= 0), len(setting.records) - 1)
+    return setting.prefix_bytes[layer], 0, 0, "the frozen part"
+
+
+def _forward(setting: Setting, by_layer: Mapping[int, Choice], first: int, items: Sequence[_Item]) -> list[_Moment]:
+    walk, batch = setting.walk, setting.batch
+    added = _learning(setting, by_layer.values()) * setting.micro
+    found = []
+    for at in range(first, len(walk.ops)):
+        op = walk.ops[at]
+        stored = {key for position, key, _ in items if position <= at}
+        work = forward_workspace(setting.records[op.layer], by_layer[op.layer], batch) if op.layer in by_layer else 0
+        kept_bytes = _held(items, at)
+        found.append((kept_bytes + setting.bytes_of(setting.live[at] - stored) + work + added, kept_bytes, added, f"{op.name}, forward"))
+    total = _held(items) + loss_bytes(walk, batch)
+    found.append((total + 8 * batch * walk.classes + added, total, added, "the loss"))
+    return found
+
+
+def _backward(setting: Setting, by_layer: Mapping[int, Choice], first: int, items: Sequence[_Item]) -> list[_Moment]:
+    walk, batch = setting.walk, setting.batch
+    gradients = backward_live(walk, batch, first)
+    added = _learning(setting, by_layer.values()) * setting.micro
+    found = []
+    for at in range(len(walk.ops) - 1, first - 1, -1):
+        op, kept_bytes = walk.ops[at], _held(items, at)
+        choice = by_layer.get(op.layer)
+        work = backward_workspace(setting.records[op.layer], choice, batch) if choice is not None else 0
+        found.append((kept_bytes + gradients[at] + work + added, kept_bytes, added, f"{op.name}, backward"))
+        if choice is not None and not setting.micro:
+            added += _learning(setting, [choice]) * setting.undo_copies
+    if setting.micro:
+        added *= 1 + setting.undo_copies
+    found.append((added, 0, added, "the update"))
+    return found
+
+
+def _learning(setting: Setting, choices: Iterable[Choice]) -> int:
+    """Bytes of what learns."""
+    index = {record.name: record for record in setting.records}
+    return sum(kept.learning_bytes(index[c.layer], c) for c in choices)
