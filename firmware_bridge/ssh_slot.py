@@ -107,6 +107,12 @@ class Slot:
         """The runner serving the package; `exec`, so that its end and what killed it are the channel's."""
         return self.host.pipe("exec " + self._command("serve", self.version, *self._engine()))
 
+    def train(self, trainer: bytes) -> SshPipe:
+        """`trainer`, the training process as a zipapp, serving the package."""
+        place = f"{self.folder}/runner/train-{hashlib.sha256(trainer).hexdigest()[:16]}.pyz"
+        upload(self.host, trainer, place)
+        return self.host.pipe("exec " + shlex.join([self.python, place, self.version]))
+
     def _switch(self, verb: str, *arguments: str) -> dict[str, str | None]:
         done = self.host.run(self._command(verb, self.folder, *arguments))
         if done.code != 0:

@@ -16,18 +16,20 @@ from urllib.parse import parse_qsl
 
 import numpy as np
 
-from firmware_bridge.runner import CALL_TIMEOUT_S, LocalPipe, RunnerClient
+from firmware_bridge.runner import CALL_TIMEOUT_S, LocalPipe, Pipe, RunnerClient
 from sdk.bundle import MANIFEST, canonical_json, write_bundle
 from sdk.errors import DeviceError, EmbarqError, LinkError, UsageError, VerificationFailed
 from sdk.golden import Golden, check_input, dequantise_array
 from sdk.graph.ir import Tensor
 from sdk.session import VerifyReport
-from sdk.zipapp import runner_zipapp
+from sdk.zipapp import runner_zipapp, training_zipapp
 
 if TYPE_CHECKING:
     from firmware_bridge.ssh import Ask
     from firmware_bridge.ssh_slot import Package, Slot
     from sdk.artifact import Artifact
+    from sdk.remote_training import TrainingClient
+    from sdk.train_result import TrainResult, TrainStep
 
 Progress = Callable[[str], None]
 LOCAL_QUERY = ("python", "engine")
@@ -124,7 +126,9 @@ class RemoteSession:
     client: RunnerClient
     release: Callable[[], None] = field(default=lambda: None, repr=False)
     slot: Slot | None = field(default=None, repr=False)
+    start_training: Callable[[], Pipe] | None = field(default=None, repr=False)
     closed: bool = field(default=False, init=False)
+    _training: TrainingClient | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         self.inputs, self.outputs = self.artifact.tensors("inputs"), self.artifact.tensors("outputs")
@@ -140,6 +144,8 @@ class RemoteSession:
         if not self.closed:
             self.closed = True
             try:
+                if self._training is not None:
+                    self._training.close()
                 self.client.close()
             finally:
                 self.release()
@@ -200,6 +206,33 @@ class RemoteSession:
         """Resident and peak memory of the runner, free memory, temperature, clock and throttling; None where the device does not tell."""
         return dict(self.client.call("health"))
 
+    @property
+    def training(self) -> TrainingClient:
+        """The process on the device that learns, started when it is first asked for. Raises `UsageError` for an artifact made for inference only."""
+        from sdk.remote_training import TrainingClient
+
+        if "training" not in self.artifact.manifest or self.start_training is None:
+            raise UsageError(f"{self.artifact.name} was compiled for inference only; compile it with training=sdk.Training(...) (or --train) to let it learn")
+        if self._training is None:
+            self._training = TrainingClient(RunnerClient(self.start_training()))
+        return self._training
+
+    def train(self, x: Any, y: Any, *, on_step: Callable[[TrainStep], None] | None = None, progress: Progress | None = None, **options: Any) -> TrainResult:
+        """Learn on the device from inputs [n, ...] and labels [n]; what runs inference goes on with the weights it has.
+
+        options: epochs (1), learning_rate (the plan's), held_out (0.2: the share judged by, never learned from), patience (0: all epochs;
+        else epochs without a better held-out accuracy before it stops and the best weights come back), resume (from the device's last
+        checkpoint), seed. on_step: called with every update. `pull` gives the weights. Ctrl-C stops after the update that is running.
+        Raises `DataError`, `UsageError`, `TrainingDiverged`.
+        """
+        from sdk.remote_training import train
+
+        return train(self.training, x, y, on_step=on_step, progress=progress, **options)
+
+    def pull(self) -> dict[str, np.ndarray]:
+        """The values that the device has learned, by the names of the source model: batch norms unfolded, adapters merged."""
+        return self.training.weights()
+
     def roll_back(self) -> str:
         """Let the device's `current` name the artifact before this one; its id. This session goes on with its own."""
         if self.slot is None:
@@ -254,11 +287,19 @@ def _open_local(artifact: Artifact, target: str, tell: Progress) -> RemoteSessio
         runner = folder / "embarq-run.pyz"
         runner.write_bytes(runner_zipapp())
         engine = ["--engine", query["engine"]] if "engine" in query else []
-        pipe = LocalPipe([query.get("python", sys.executable), str(runner), "serve", str(folder / "artifact"), *engine])
-        return RemoteSession(artifact, RunnerClient(pipe), lambda: shutil.rmtree(folder, ignore_errors=True))
+        python = query.get("python", sys.executable)
+        pipe = LocalPipe([python, str(runner), "serve", str(folder / "artifact"), *engine])
+        release = lambda: shutil.rmtree(folder, ignore_errors=True)  # noqa: E731
+        return RemoteSession(artifact, RunnerClient(pipe), release, start_training=lambda: _train_locally(python, folder))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
+
+
+def _train_locally(python: str, folder: Path) -> LocalPipe:
+    trainer = folder / "embarq-train.pyz"
+    trainer.write_bytes(training_zipapp())
+    return LocalPipe([python, str(trainer), str(folder / "artifact")])
 
 
 def _open_ssh(artifact: Artifact, target: str, tell: Progress, verify: bool, activate: bool, ask: Ask | None) -> RemoteSession:
@@ -272,7 +313,8 @@ def _open_ssh(artifact: Artifact, target: str, tell: Progress, verify: bool, act
         slot = open_slot(host, address, artifact.name, package_of(artifact))
         slot.stage(tell)
         try:
-            session = _proved(RemoteSession(artifact, RunnerClient(slot.serve()), lambda: _leave(slot, activate), slot), verify, tell)
+            made = RemoteSession(artifact, RunnerClient(slot.serve()), lambda: _leave(slot, activate), slot, lambda: slot.train(training_zipapp()))
+            session = _proved(made, verify, tell)
         except LinkError:
             raise  # a lost connection says nothing about the artifact: it stays, unproved, for the next try
         except (VerificationFailed, DeviceError) as error:

@@ -132,3 +132,18 @@ def _pieces(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
     rows = max(1, PIECE_BYTES // max(1, array.nbytes // max(1, len(array))))
     for first in range(0, max(1, len(array)), rows):
         yield first, array[first : first + rows]
+
+
+def train(
+    client: TrainingClient, x: Any, y: Any, *, epochs: int = 1, learning_rate: float | None = None, held_out: float = 0.2, patience: int = 0,
+    resume: bool = False, seed: int = 0, on_step: Callable[[TrainStep], None] | None = None, progress: Progress | None = None,
+) -> TrainResult:  # fmt: skip
+    """Check the samples, hold some back, send them, train: see `RemoteSession.train`."""
+    if epochs < 1 or patience < 0:
+        raise UsageError(f"{epochs} epochs with a patience of {patience} are not possible; give 1 epoch or more and a patience of 0 or more")
+    if learning_rate is not None and not learning_rate > 0:
+        raise UsageError(f"a learning rate of {learning_rate} is not possible; give one above 0")
+    info = client.info
+    inputs, labels = check_samples(x, y, tuple(info["input_shape"]), str(info["input_dtype"]), int(info["classes"]))
+    client.send(hold_back(inputs, labels, held_out, seed), progress)
+    return client.train({"epochs": epochs, "learning_rate": learning_rate, "patience": patience, "resume": resume, "seed": seed}, on_step)
