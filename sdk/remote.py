@@ -233,6 +233,21 @@ class RemoteSession:
         """The values that the device has learned, by the names of the source model: batch norms unfolded, adapters merged."""
         return self.training.weights()
 
+    def forget(self) -> None:
+        """Drop what was learned since the session was opened, the device's checkpoint too: the next training begins with the artifact's weights."""
+        if self._training is not None:
+            self._training.forget()
+            self._training.close()
+            self._training = None
+
+    def trained_artifact(self, progress: Progress | None = None) -> Artifact:
+        """A new artifact with the weights that were learned, its golden vectors computed anew; this session's is left alone."""
+        from sdk.remote_training import trained_artifact
+
+        tell = progress or (lambda _: None)
+        tell("pulling the weights")
+        return trained_artifact(self.artifact, self.pull(), tell)
+
     def roll_back(self) -> str:
         """Let the device's `current` name the artifact before this one; its id. This session goes on with its own."""
         if self.slot is None:

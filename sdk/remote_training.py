@@ -6,10 +6,12 @@ own code with it. When the link breaks it ends at its last checkpoint, and `resu
 
 from __future__ import annotations
 
+import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -17,6 +19,9 @@ from firmware_bridge.runner import RunnerClient
 from sdk.errors import DataError, UsageError
 from sdk.runner.arrays import pack, unpack
 from sdk.train_result import TrainResult, TrainStep
+
+if TYPE_CHECKING:
+    from sdk.artifact import Artifact
 
 Progress = Callable[[str], None]
 #: Bytes of samples sent in one message.
@@ -121,6 +126,10 @@ class TrainingClient:
         """End training after the update that is running; what was learned stays there and `weights` gives it."""
         self.client.call("stop")
 
+    def forget(self) -> None:
+        """Take the device's checkpoint away."""
+        self.client.call("forget")
+
     def weights(self) -> dict[str, np.ndarray]:
         """The model's values by the names of its source, merged: as if no layer had been changed for training."""
         names = self.client.call("weights")["names"]
@@ -147,3 +156,33 @@ def train(
     inputs, labels = check_samples(x, y, tuple(info["input_shape"]), str(info["input_dtype"]), int(info["classes"]))
     client.send(hold_back(inputs, labels, held_out, seed), progress)
     return client.train({"epochs": epochs, "learning_rate": learning_rate, "patience": patience, "resume": resume, "seed": seed}, on_step)
+
+
+def trained_artifact(artifact: Artifact, weights: Mapping[str, np.ndarray], progress: Progress = lambda _: None) -> Artifact:
+    """`artifact` with `weights` in its program; the golden inputs stay, their outputs are what the new program computes here."""
+    from dataclasses import replace
+
+    from sdk.bundle import file_entry
+    from sdk.golden import npy_bytes
+    from sdk.training.payload import with_weights
+
+    progress("writing the program")
+    entry = str(artifact.manifest["entry"])
+    content = with_weights(artifact.files[entry], weights)
+    progress("golden vectors")
+    files = {**artifact.files, entry: content}
+    for v, outputs in enumerate(_outputs(content, artifact.golden.inputs)):
+        files.update({f"golden/{v}_output_{i}.npy": npy_bytes(array) for i, array in enumerate(outputs)})
+    manifest = {**artifact.manifest, "files": {name: file_entry(data) for name, data in sorted(files.items())}}
+    return replace(artifact, manifest=manifest, files=files)
+
+
+def _outputs(program: bytes, inputs: Sequence[tuple[np.ndarray, ...]]) -> list[list[np.ndarray]]:
+    """What the `.pt2` computes here for each of `inputs`."""
+    from sdk.runner.torch_engine import TorchEngine
+
+    with tempfile.TemporaryDirectory(prefix="embarq-") as folder:
+        path = Path(folder) / "program.pt2"
+        path.write_bytes(program)
+        engine = TorchEngine(str(path), 1, {})
+        return [engine.run(list(row)) for row in inputs]

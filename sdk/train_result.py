@@ -20,6 +20,7 @@ class TrainStep:
     accuracy: float | None = None
     held_out: float | None = None
     memory_bytes: int | None = None
+    of: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON, without what is not known."""

@@ -1,4 +1,4 @@
-"""The ten commands as one typer application."""
+"""The eleven commands as one typer application."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from typing import Annotated
 import typer
 
 import sdk
-from sdk.commands import board, build, calibrate, facts
+from sdk.commands import board, build, calibrate, facts, train
 
 COMMANDS = (
     facts.devices, facts.ops, facts.inspect,
     build.plan, build.compile,
     board.verify, board.flash, board.run, board.profile,
-    calibrate.calibrate,
+    calibrate.calibrate, train.train,
 )  # fmt: skip
 
 

@@ -54,7 +54,7 @@ def verify(
         count = len(opened.manifest["files"])
         out.show({"ok": True, "files": count}, f"{artifact}: {count} files, every hash agrees")
         return 0
-    with _session(out, opened, port) as session, out.progress("verifying") as progress:
+    with open_session(out, opened, port) as session, out.progress("verifying") as progress:
         report = session.verify(progress=progress)
     out.show(report.to_dict(), str(report))
     return 0 if report.ok else VerificationFailed.exit_code
@@ -80,7 +80,7 @@ def flash(
 
     out = Printer(as_json, quiet)
     opened = sdk.open(artifact)
-    with _session(out, opened, port, verify=True):
+    with open_session(out, opened, port, verify=True):
         pass
     name, device, where = opened.manifest["name"], opened.manifest["device"], port or _usual(opened)
     data = {"ok": True, "name": name, "device": device, "to": where}
@@ -114,7 +114,7 @@ def run(
     names = [tensor.name for tensor in opened.tensors("outputs")]
     check_output(output_file, names)
     samples = read_samples(input_file, opened.tensors("inputs"), seed)
-    with _session(out, opened, port) as session, out.progress("running") as progress:
+    with open_session(out, opened, port) as session, out.progress("running") as progress:
         found = []
         for index, sample in enumerate(samples):
             progress(f"{index + 1} of {len(samples)}")
@@ -144,13 +144,13 @@ def profile(
     import sdk
 
     out = Printer(as_json, quiet)
-    with _session(out, sdk.open(artifact), port) as session:
+    with open_session(out, sdk.open(artifact), port) as session:
         found = session.profile()
     out.show(found.to_dict(), str(found))
 
 
 @contextmanager
-def _session(out: Printer, artifact: Any, port: str | None, verify: bool = False) -> Iterator[Any]:
+def open_session(out: Printer, artifact: Any, port: str | None, verify: bool = False) -> Iterator[Any]:
     """The artifact on the board or Linux device at `port`; the session is closed at the end, whatever happens."""
     with out.progress(f"flashing {artifact.manifest['name']} to {port or _usual(artifact)}") as progress:
         session = artifact.flash(port, progress=progress, verify=verify, **_asking(port))

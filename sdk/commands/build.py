@@ -33,6 +33,15 @@ Evaluation = Annotated[str | None, typer.Option("--evaluation", "-e", metavar="D
 Drop = Annotated[float | None, typer.Option("--accuracy-drop", metavar="POINTS", help="Accuracy that a faster recipe may cost (1.0).", **_LINUX)]
 Target = Annotated[str | None, typer.Option("--try-on", metavar="local|ssh://user@host", help="Where the candidates are measured.", **_LINUX)]
 
+Train = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--train", metavar="NAME=VALUE", rich_help_panel="Learning on the device",
+        help="Let the model learn there: budget=64KiB, layers=last4, method=adapter, batch=16 and others of sdk.Training; "
+        "wants labels: -c DATA.npz with x and y. May be repeated.",
+    ),
+]  # fmt: skip
+
 PRECISIONS = ("auto", "int8", "float32", "dynamic-int8", "float16")
 COMPILERS = ("zig", "gcc")
 QUANT_DEFAULTS: dict[str, Any] = {"range": "minmax", "int16": (), "keep_float": ()}
@@ -57,6 +66,7 @@ def plan(
     evaluation: Evaluation = None,
     accuracy_drop: Drop = None,
     try_on: Target = None,
+    train: Train = None,
     as_json: Json = False,
     quiet: Quiet = False,
     seed: Seed = 0,
@@ -74,12 +84,13 @@ def plan(
       embarq plan rpi-4b net.onnx -c images/ --backend onnx
       embarq plan stm32h743 net.onnx -c images/ --report
       embarq plan stm32h743 net.onnx -c images/ --int16 conv_4 --report
+      embarq plan stm32f746 net.pt2 -c data.npz --train budget=64KiB
     """
     out = Printer(as_json, quiet)
     name, source = device_and_model(device, model, device_option)
     quant = {"range": quant_range, "int16": int16 or (), "keep_float": keep_float or ()}
     options = _options(calibration, precision, keep_input, compiler, quant) | ({"quant_report": True} if report else {})
-    options |= _linux_options(backend, threads, evaluation, accuracy_drop, try_on)
+    options |= _linux_options(backend, threads, evaluation, accuracy_drop, try_on) | _training(train, calibration)
     made = _plan(out, name, source, options, input_layout, batch)
     out.show(made.to_dict(), str(made), *_report(made, report))
     return 0 if source is None or made.fits else DoesNotFit.exit_code
@@ -105,6 +116,7 @@ def compile(
     evaluation: Evaluation = None,
     accuracy_drop: Drop = None,
     try_on: Target = None,
+    train: Train = None,
     show_map: Map = False,
     as_json: Json = False,
     quiet: Quiet = False,
@@ -118,6 +130,7 @@ def compile(
       embarq compile stm32f405 kws.tflite -o out/
       embarq compile net.onnx --device ./myboard.toml -c images/ -o out/
       embarq compile rpi-4b net.onnx -c images/ -e test.npz --try-on ssh://pi@raspberrypi.local -o out/
+      embarq compile rpi-4b net.pt2 -c data.npz --train layers=last4,batch=16 -o out/
     """
     import sdk
 
@@ -127,7 +140,7 @@ def compile(
         raise UsageError(f"no model was given to compile for {name}; give a .tflite, .onnx or .pt2 file")
     quant = {"range": quant_range, "int16": int16 or (), "keep_float": keep_float or ()}
     options = _options(calibration, precision, keep_input, compiler, quant) | ({"quant_report": True} if report else {})
-    options |= _linux_options(backend, threads, evaluation, accuracy_drop, try_on)
+    options |= _linux_options(backend, threads, evaluation, accuracy_drop, try_on) | _training(train, calibration)
     made = _plan(out, name, source, options, input_layout, batch)
     with out.progress("compiling") as progress:
         artifact = sdk.compile(made, progress)
@@ -155,16 +168,28 @@ def _options(calibration: str | None, precision: str, keep_input: bool, compiler
     return {"calibration": calibration, "precision": precision, "keep_input": keep_input, "compiler": compiler, **chosen}
 
 
+def _training(wishes: list[str] | None, calibration: str | None) -> dict[str, Any]:
+    """`training` as `sdk.plan` takes it, and with it calibration data that have labels."""
+    from sdk.commands.train import training_of
+
+    wish = training_of(wishes)
+    if wish is None:
+        return {}
+    if calibration is None:
+        raise UsageError("--train needs to see what the model is to learn from; give -c DATA.npz with inputs x and labels y")
+    return {"training": wish, "calibration": labelled(calibration)}
+
+
 def _linux_options(
     backend: str | None, threads: list[int] | None, evaluation: str | None, accuracy_drop: float | None, try_on: str | None
 ) -> dict[str, Any]:
     """What was given of the options for Linux devices, as `sdk.plan` takes them."""
-    judged = None if evaluation is None else _labelled(evaluation)
+    judged = None if evaluation is None else labelled(evaluation)
     given = {"backend": backend, "threads": threads or None, "evaluation": judged, "accuracy_drop_points": accuracy_drop, "target": try_on}
     return {name: value for name, value in given.items() if value is not None}
 
 
-def _labelled(file: str) -> tuple[Any, Any]:
+def labelled(file: str) -> tuple[Any, Any]:
     """(inputs, labels) from a .npz with the arrays x and y. Raises DataError."""
     import numpy as np
 

@@ -122,6 +122,11 @@ class TrainingServer:
         run.thread.join()
         return {**run.result, "memory_bytes": health.memory()["peak_rss_bytes"]}
 
+    def forget(self, _: dict[str, Any]) -> dict[str, Any]:
+        """Take the checkpoint away."""
+        (self.folder / CHECKPOINT).unlink(missing_ok=True)
+        return {}
+
     def weights(self, _: dict[str, Any]) -> dict[str, Any]:
         """The names of the source model's values; `weight` gives each."""
         self._weights = {name: value.detach().numpy() for name, value in self.trainer.state_dict().items()}
@@ -148,7 +153,7 @@ class TrainingServer:
 
     def methods(self) -> dict[str, Callable[[dict[str, Any]], Any]]:
         """What the protocol offers, by name."""
-        offered = (self.info, self.put, self.start, self.poll, self.stop, self.result, self.weights, self.weight, self.shutdown)
+        offered = (self.info, self.put, self.start, self.poll, self.stop, self.result, self.forget, self.weights, self.weight, self.shutdown)
         return {method.__name__: told(method) for method in offered} | {"health": lambda _: health.health()}
 
     def _run(self) -> Run:
