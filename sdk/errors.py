@@ -8,6 +8,7 @@
     ├── DoesNotFit              3  the plan needs more than the device has
     ├── UnsupportedOp           4  an operation, data type or option that the target cannot compute
     ├── VerificationFailed      5  the device computed something else than the golden vectors say
+    ├── TrainingDiverged        5  a training step gave a loss or a gradient that is not finite; the weights of before are kept
     ├── DeviceError             6  the board or the link to it does not answer as it should
     │   ├── LinkError           6  no port, a lost connection, a damaged frame
     │   ├── BoardFault          6  the program on the board crashed
@@ -59,6 +60,12 @@ class UnsupportedOp(EmbarqError):
 
 class VerificationFailed(EmbarqError):
     """The device's output differs from the golden vectors; the text names the first layer that differs."""
+
+    exit_code = 5
+
+
+class TrainingDiverged(EmbarqError):
+    """A training step gave a loss or a gradient that is not finite; the weights are those of before the step."""
 
     exit_code = 5
 

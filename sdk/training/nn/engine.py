@@ -1,0 +1,95 @@
+"""A program made ready to learn: its frozen part, the part a gradient reaches, and the whole for inference."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdk.training.nn import sections
+from sdk.training.nn.learners import Learners
+from sdk.training.nn.program import Step, TrainableProgram
+from sdk.training.nn.rewrite import frozen_run, live_run
+from sdk.training.nn.sections import Section
+from sdk.training.nn.update import Updates
+
+#: Samples that pass the frozen part at once: enough for speed, few enough that its maps count for little beside what is kept.
+PREFIX_CHUNK = 8
+
+
+class Engine:
+    """`forward(x)` gives logits with a graph that reaches the trained layers, `infer(x)` logits without one.
+
+    The frozen part runs without a graph, a few samples at a time. chunked: False where a value that it hands over has no batch axis of its own.
+    """
+
+    def __init__(self, program: TrainableProgram, learners: Learners, updates: Updates) -> None:
+        self.program, self.updates = program, updates
+        self._values = updates.values
+        live = sections.live_steps(program, learners.values)
+        names = {step.name for step in live}
+        frozen = [step for step in program.steps if step.name not in names and step.kind != "scalar"]
+        self.live_steps = tuple(live)
+        self._anchor = torch.zeros((), requires_grad=True)
+        over = sections.overwritable(live, (program.output,))
+        runs = {s.name: live_run(s, program, learners.by_layer.get(s.layer), updates, self._anchor, s.name in over) for s in live}
+        self._live = sections.section(live, runs, program, (program.output,)) if live else None
+        gives = tuple(n for n in (self._live.reads if self._live else (program.output,)) if n != program.input)
+        self._frozen = self._without_graph(_needed(frozen, gives), gives)
+        self._whole = self._without_graph([s for s in program.steps if s.kind != "scalar"], (program.output,))
+        axes = {step.name: step.batch_axis for step in program.steps}
+        self._axes = {name: axes[name] for name in gives}
+        self.chunked = program.batch is None and all(axis is not None for axis in self._axes.values())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits [N, classes] of samples [N, ...]."""
+        given = self._handed_over(x)
+        if self._live is None:
+            return given[self.program.output]
+        logits: Tensor = self._run(self._live, given, x.shape[0])[self.program.output]
+        return logits
+
+    def infer(self, x: Tensor) -> Tensor:
+        """The same without a graph, a few samples at a time."""
+        with torch.no_grad():
+            parts = x.split(self.program.batch or PREFIX_CHUNK)
+            return torch.cat([self._run(self._whole, {self.program.input: part}, part.shape[0])[self.program.output] for part in parts])
+
+    def _handed_over(self, x: Tensor) -> dict[str, Tensor]:
+        """What the frozen part gives the live one, the input among it where it is read there."""
+        own = {self.program.input: x} if self._live is not None and self.program.input in self._live.reads else {}
+        if not self._frozen.gives:
+            return own
+        with torch.no_grad():
+            if not self.chunked or x.shape[0] <= PREFIX_CHUNK:
+                return {**own, **self._run(self._frozen, {self.program.input: x}, x.shape[0])}
+            return {**own, **self._by_chunks(x)}
+
+    def _by_chunks(self, x: Tensor) -> dict[str, Tensor]:
+        whole: dict[str, Tensor] = {}
+        for begin in range(0, x.shape[0], PREFIX_CHUNK):
+            part = x[begin : begin + PREFIX_CHUNK]
+            for name, value in self._run(self._frozen, {self.program.input: part}, part.shape[0]).items():
+                axis = self._axes[name] or 0
+                if name not in whole:
+                    whole[name] = value.new_empty([*value.shape[:axis], x.shape[0], *value.shape[axis + 1 :]])
+                whole[name].narrow(axis, begin, part.shape[0]).copy_(value)
+        return whole
+
+    def _run(self, part: Section, given: Mapping[str, Tensor], batch: int) -> dict[str, Any]:
+        return part(sections.start(self.program, self._values, given, batch))
+
+    def _without_graph(self, steps: list[Step], gives: tuple[str, ...]) -> Section:
+        over = sections.overwritable(steps, gives)
+        return sections.section(steps, {step.name: frozen_run(step, step.name in over) for step in steps}, self.program, gives)
+
+
+def _needed(steps: list[Step], gives: tuple[str, ...]) -> list[Step]:
+    needed, kept = set(gives), []
+    for step in reversed(steps):
+        if step.name in needed:
+            needed.update(step.refs)
+            kept.append(step)
+    return kept[::-1]
