@@ -16,7 +16,9 @@ from pathlib import Path
 
 import numpy as np
 
+from sdk.backends.firmware.library import kernel_path
 from sdk.graph.ir import Graph, Node, Tensor
+from sdk.graph.ops import written
 from sdk.kernels import Call, Ref, lower
 
 RUNTIME = Path(__file__).resolve().parents[1] / "sdk" / "runtime"
@@ -79,20 +81,19 @@ class Layout:
     @staticmethod
     def of(case: Case) -> Layout:
         """Guards between buffers; the overlapping input lies exactly at the distance the kernel promises, rounded up to its alignment."""
-        out = case.graph[case.graph.outputs[0]]
+        outs = [case.graph[n] for n in case.node.outputs]
         at, offsets = MARGIN, {}
         others = [case.graph[n] for i, n in enumerate(case.node.inputs) if n in case.graph.inputs and i != case.overlap]
         if case.overlap is not None:
+            (out,) = outs
             name = case.node.inputs[case.overlap]
             shared = case.graph[name]
             distance = -(-case.call.overlap[case.overlap] // 4) * 4
             base = at + max(0, -distance)
             offsets[out.name], offsets[name] = base, base + distance
             at = max(base + out.size_bytes, base + distance + shared.size_bytes)
-        else:
-            offsets[out.name] = at
-            at += out.size_bytes
-        for tensor in others:
+            outs = []
+        for tensor in (*outs, *others):
             at = -(-(at + MARGIN) // 16) * 16
             offsets[tensor.name] = at
             at += tensor.size_bytes
@@ -159,7 +160,7 @@ def build(cases: Sequence[Case], folder: Path, flags: Sequence[str], output: str
     name = hashlib.sha256(text.encode()).hexdigest()[:12]
     path = folder / f"cases_{name}.c"
     path.write_text(text)
-    kernels = [str(RUNTIME / "kernels" / s) for s in sorted({s for case in cases for s in case.call.sources})]
+    kernels = [str(kernel_path(s)) for s in sorted({s for case in cases for s in case.call.sources})]
     made = folder / f"{name}_{output}"
     run = [*(command or zig()), *WARN, *flags, f"-I{RUNTIME / 'include'}", str(path), *kernels, "-o", str(made)]
     done = subprocess.run(run, capture_output=True, text=True, check=False)
@@ -172,10 +173,15 @@ def build(cases: Sequence[Case], folder: Path, flags: Sequence[str], output: str
 
 @dataclass
 class Result:
-    """Output of a case, the bytes it wrote where it must not, and the instructions it took (emulated only)."""
+    """What a case wrote by name, outputs and updated variables, and the instructions it took (emulated only)."""
 
-    output: np.ndarray
+    written: dict[str, np.ndarray]
     instructions: int = 0
+
+    @property
+    def output(self) -> np.ndarray:
+        """The first that was written."""
+        return next(iter(self.written.values()))
 
 
 def fill(case: Case) -> np.ndarray:
@@ -187,16 +193,15 @@ def fill(case: Case) -> np.ndarray:
     return arena
 
 
-def collect(case: Case, before: np.ndarray, after: np.ndarray) -> np.ndarray:
-    """The output; asserts that nothing else but scratch has changed."""
-    out = case.graph[case.graph.outputs[0]]
-    start = case.layout.offsets[out.name]
+def collect(case: Case, before: np.ndarray, after: np.ndarray) -> dict[str, np.ndarray]:
+    """What was written; asserts that nothing else but scratch has changed."""
     untouched = np.ones(before.size, bool)
-    untouched[start : start + out.size_bytes] = False
-    untouched[case.layout.scratch : case.layout.scratch + case.call.scratch_bytes] = False
+    places = {name: slice(at, at + case.graph[name].size_bytes) for name in written(case.node) for at in (case.layout.offsets[name],)}
+    for place in (*places.values(), slice(case.layout.scratch, case.layout.scratch + case.call.scratch_bytes)):
+        untouched[place] = False
     wrong = np.flatnonzero(untouched & (before != after))
-    assert wrong.size == 0, f"{case.call.function} wrote outside its output, first at {wrong[0]} (output at {start}, {out.size_bytes} bytes)"
-    return np.frombuffer(after[start : start + out.size_bytes].tobytes(), out.dtype).reshape(out.shape)
+    assert wrong.size == 0, f"{case.call.function} wrote outside its outputs, first at {wrong[0]} (outputs at {places})"
+    return {name: np.frombuffer(after[place].tobytes(), case.graph[name].dtype).reshape(case.graph[name].shape) for name, place in places.items()}
 
 
 class Host:

@@ -8,7 +8,7 @@ from functools import cache
 from pathlib import Path
 
 INCLUDE = Path(__file__).resolve().parents[1] / "runtime" / "include"
-HEADERS = ("embarq.h", "embarq_kernels.h")
+HEADERS = ("embarq.h", "embarq_training.h", "embarq_kernels.h", "embarq_training_kernels.h")
 #: (size, alignment) of the C types on 32-bit Arm.
 BASE: Mapping[str, tuple[int, int]] = {
     "char": (1, 1), "int8_t": (1, 1), "uint8_t": (1, 1), "int16_t": (2, 2), "uint16_t": (2, 2), "int32_t": (4, 4), "uint32_t": (4, 4),

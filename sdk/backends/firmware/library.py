@@ -10,6 +10,8 @@ from sdk.graph.ir import Graph
 from sdk.kernels.base import Call
 
 RUNTIME = Path(__file__).resolve().parents[2] / "runtime"
+#: Folders of kernels; no two files in them have one name.
+FOLDERS = ("kernels", "training")
 
 
 def library_files(name: str, graph: Graph, calls: Sequence[Call], header: str, source: str) -> Mapping[str, bytes]:
@@ -20,7 +22,7 @@ def library_files(name: str, graph: Graph, calls: Sequence[Call], header: str, s
         files[f"include/{path.name}"] = path.read_bytes()
     for kernel in kernel_sources(calls):
         files[f"src/{kernel.name}"] = kernel.read_bytes()
-    for path in sorted((RUNTIME / "kernels").glob("*.h")):
+    for path in kernel_headers(calls):
         files[f"src/{path.name}"] = path.read_bytes()
     files["example/main.c"] = example(ident, graph).encode()
     files["README.md"] = readme(ident).encode()
@@ -29,7 +31,23 @@ def library_files(name: str, graph: Graph, calls: Sequence[Call], header: str, s
 
 def kernel_sources(calls: Sequence[Call]) -> list[Path]:
     """The C files of every kernel the calls use, each once, in a fixed order."""
-    return [RUNTIME / "kernels" / name for name in sorted({s for call in calls for s in call.sources})]
+    return [kernel_path(name) for name in sorted({s for call in calls for s in call.sources})]
+
+
+def kernel_headers(calls: Sequence[Call]) -> list[Path]:
+    """Their headers: those of the kernels always, those of training where a call trains."""
+    trains = any(path.parent.name == "training" for path in kernel_sources(calls))
+    return [path for folder in (FOLDERS if trains else FOLDERS[:1]) for path in sorted((RUNTIME / folder).glob("*.h"))]
+
+
+def kernel_path(name: str) -> Path:
+    """Where the kernel's C file lies."""
+    return next(path for folder in FOLDERS if (path := RUNTIME / folder / name).is_file())
+
+
+def kernel_files(root: Path = RUNTIME) -> list[Path]:
+    """Every C file and header of the kernels under `root`."""
+    return [path for folder in FOLDERS for path in sorted((root / folder).iterdir())]
 
 
 def example(ident: str, graph: Graph) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 from sdk.backends.firmware import images
 from sdk.backends.firmware.build import BRIDGE, MAIN, board_files, write_files
 from sdk.backends.firmware.cycles import measure_cycles, with_cycles
-from sdk.backends.firmware.library import RUNTIME
+from sdk.backends.firmware.library import RUNTIME, kernel_files
 from sdk.backends.firmware.stack import call_graph
 from sdk.backends.firmware.toolchain import GCC_CPU, GCC_FLAGS, ZIG_CPU, ZIG_FLAGS, Source, Toolchain, toolchain
 from sdk.errors import ToolError
@@ -31,7 +31,7 @@ from sdk.planner.measured import FILE, isa_key
 from targets.device import Device, device_names, load_device
 
 #: The model that is linked in place of a real one; its symbols are not counted.
-BIND = """#include "embarq.h"
+BIND = """#include "embarq_bridge.h"
 #ifdef KERNEL
 extern void KERNEL(const void *params, const embarq_memory *memory);
 #else
@@ -46,6 +46,10 @@ extern const embarq_model *const embarq_the_model;
 const embarq_model *const embarq_the_model = &measure_model;
 extern const embarq_memory embarq_the_memory;
 const embarq_memory embarq_the_memory = {{0, 0, 0, 0}};
+extern const embarq_training *const embarq_the_training;
+const embarq_training *const embarq_the_training = 0;
+extern const embarq_learning *const embarq_the_learning;
+const embarq_learning *const embarq_the_learning = 0;
 """
 OURS = ("measure_", "embarq_the_", "KERNEL_NONE")
 FLAGS: Mapping[str, object] = {"zig": (ZIG_CPU, ZIG_FLAGS), "gcc": (GCC_CPU, GCC_FLAGS)}
@@ -59,7 +63,7 @@ def boards() -> list[Device]:
 
 def kernel_functions() -> list[str]:
     """Every kernel the runtime's header declares."""
-    header = (RUNTIME / "include" / "embarq_kernels.h").read_text()
+    header = "".join((RUNTIME / "include" / name).read_text() for name in ("embarq_kernels.h", "embarq_training_kernels.h"))
     return sorted(set(re.findall(r"^embarq_kernel_function (embarq_\w+);", header, re.MULTILINE)))
 
 
@@ -69,7 +73,7 @@ def fingerprint(compiler: str) -> str:
     from targets.boards import defines
 
     digest = hashlib.sha256(repr((BIND, FLAGS[compiler])).encode())
-    runtime = [*(RUNTIME / "include").glob("*.h"), *(RUNTIME / "kernels").iterdir(), *BRIDGE.glob("*.[ch]"), MAIN]
+    runtime = [*(RUNTIME / "include").glob("*.h"), *kernel_files(RUNTIME), *BRIDGE.glob("*.[ch]"), MAIN]
     parts = {path.name: path.read_text() for path in runtime}
     for device in boards():
         parts |= {f"{device.name}/{name}": content.decode() for name, content in board_files(device).items()}
@@ -90,7 +94,7 @@ def measure(device: Device, compiler: str, folder: Path, kernels: bool) -> tuple
     kit = toolchain(device, compiler)
     write_files(folder, {"bind.c": BIND.encode(), "board.ld": _script(device)})
     write_files(folder / "include", {p.name: p.read_bytes() for p in (RUNTIME / "include").glob("*.h")})
-    write_files(folder / "src", {p.name: p.read_bytes() for p in (RUNTIME / "kernels").iterdir()})
+    write_files(folder / "src", {p.name: p.read_bytes() for p in kernel_files(RUNTIME)})
     write_files(folder / "board", board_files(device))
     write_files(folder / "bridge", {p.name: p.read_bytes() for p in BRIDGE.glob("*.[ch]")} | {"main.c": MAIN.read_bytes()})
     objects = kit.compile([s for s in _sources(folder, device) if kernels or s.path.parts[0] != "src"], folder)
@@ -114,7 +118,7 @@ def _sources(folder: Path, device: Device) -> list[Source]:
 
 def _link(kit: Toolchain, objects: Iterable[Path], function: str | None, folder: Path) -> Path:
     name = function or "base"
-    bind = Source(Path("bind.c"), (Path("include"),), {"KERNEL": function} if function else {}, "s")
+    bind = Source(Path("bind.c"), (Path("include"), Path("bridge")), {"KERNEL": function} if function else {}, "s")
     kit.compile([bind], folder)
     return kit.link([*objects, Path("bind.o")], Path("board.ld"), Path(f"{name}.elf"), folder)
 

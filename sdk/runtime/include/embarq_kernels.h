@@ -531,4 +531,7 @@ int32_t embarq_depthwise_s8_dsp_overlap_bytes(const embarq_window *window, int32
 #ifdef __cplusplus
 }
 #endif
+
+#include "embarq_training_kernels.h"
+
 #endif

@@ -1,0 +1,22 @@
+/* How weights take a step against their gradient: w -= rate * v, v = momentum * v + g where there is a velocity, else v = g. */
+#ifndef EMBARQ_LEARN_H
+#define EMBARQ_LEARN_H
+
+#include "embarq_kernels.h"
+
+typedef struct {
+    float rate, momentum;
+    float *f32;           /* float weights, or NULL */
+    int8_t *s8;           /* int8 weights, or NULL */
+    const float *scales;  /* of int8 weights, by channel */
+    float *velocity;      /* or NULL */
+    uint32_t seed;        /* of the rounding of int8 weights */
+} embarq_learner;
+
+/* Everything a step needs; raises the counter of int8 weights. */
+embarq_learner embarq_learner_of(const embarq_memory *memory, const embarq_learn *learn);
+
+/* Weights number [index, index + count) of one output channel take a step against gradient[0..count). */
+void embarq_take_step(const embarq_learner *learner, int32_t index, int32_t count, int32_t channel, const float *gradient);
+
+#endif
