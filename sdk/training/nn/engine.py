@@ -11,8 +11,9 @@ from torch import Tensor
 from sdk.training.nn import sections
 from sdk.training.nn.learners import Learners
 from sdk.training.nn.program import Step, TrainableProgram
-from sdk.training.nn.rewrite import frozen_run, live_run
+from sdk.training.nn.rewrite import frozen_run, live_run, widened
 from sdk.training.nn.sections import Section
+from sdk.training.nn.subspace import merged
 from sdk.training.nn.update import Updates
 
 #: Samples that pass the frozen part at once: enough for speed, few enough that its maps count for little beside what is kept.
@@ -27,8 +28,8 @@ class Engine:
 
     def __init__(self, program: TrainableProgram, learners: Learners, updates: Updates) -> None:
         self.program, self.updates = program, updates
-        self._values = updates.values
-        live = sections.live_steps(program, learners.values)
+        self._values, self._learners = updates.values, learners.by_layer
+        live = sections.live_steps(program, learners.by_layer)
         names = {step.name for step in live}
         frozen = [step for step in program.steps if step.name not in names and step.kind != "scalar"]
         self.live_steps = tuple(live)
@@ -54,8 +55,19 @@ class Engine:
     def infer(self, x: Tensor) -> Tensor:
         """The same without a graph, a few samples at a time."""
         with torch.no_grad():
+            values, name = self.effective(), self.program.input
             parts = x.split(self.program.batch or PREFIX_CHUNK)
-            return torch.cat([self._run(self._whole, {self.program.input: part}, part.shape[0])[self.program.output] for part in parts])
+            return torch.cat([self._whole(sections.start(self.program, values, {name: part}, part.shape[0]))[self.program.output] for part in parts])
+
+    def effective(self) -> dict[str, Tensor]:
+        """{key: value} of all that learns, adapters merged into their weights."""
+        values = dict(self._values)
+        for name, learner in self._learners.items():
+            if learner.adapter is not None and learner.basis is not None:
+                key = self.program.by_name[name].weight
+                weight, p = widened(self.program.values[key]), widened(values.pop(learner.adapter))
+                values[key] = merged(weight, p, learner.basis).reshape(self.program.values[key].shape)
+        return values
 
     def _handed_over(self, x: Tensor) -> dict[str, Tensor]:
         """What the frozen part gives the live one, the input among it where it is read there."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from sdk.training.nn.program import Fold, Ref, Step
-from sdk.training.nn.reader import lowered_view
+from sdk.training.nn.reader import LOWERED
 
 
 def folded(steps: Sequence[Step], values: Mapping[str, Tensor], output: str) -> tuple[list[Step], dict[str, Tensor], dict[str, Fold], list[str]]:
@@ -56,7 +56,7 @@ def _convolution_before(norm: Step, makers: Mapping[str, Step], uses: Mapping[st
         parameters = [arg.name for arg in (*step.args[1:3], *norm.args[1:5]) if isinstance(arg, Ref)]
         if step.kind == "conv2d" and all(uses[key] == 1 for key in parameters):
             return step
-        if step.target is not lowered_view:
+        if step.target is not LOWERED:
             return None
         name = step.refs[0]
     return None

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor
 
 from sdk.errors import UsageError
 from sdk.planner.training.records import Choice
+from sdk.planner.training.spec import Training
 from sdk.training.nn import compressors
-from sdk.training.nn.compressors import Compressor
+from sdk.training.nn.calibrate import Calibration, ranks_for
 from sdk.training.nn.program import Layer, TrainableProgram
 from sdk.training.nn.rewrite import Learner
-
-if TYPE_CHECKING:
-    from sdk.training.nn.calibrate import Calibration
+from sdk.training.nn.saved import Compressor
 
 
 @dataclass(frozen=True)
@@ -34,12 +33,13 @@ class Learners:
         """Bases that all batches share."""
         found: list[Tensor] = []
         for learner in self.by_layer.values():
-            found += [b for b in getattr(learner.compressor, "bases", ()) or () if b is not None]
+            if isinstance(learner.compressor, compressors.Fixed):
+                found += [b for b in learner.compressor.bases if b is not None]
             found += [learner.basis] if learner.basis is not None else []
         return tuple(found)
 
 
-def learners(program: TrainableProgram, choices: Sequence[Choice], calibration: Calibration | None, seed: int) -> Learners:
+def learners(program: TrainableProgram, choices: Sequence[Choice], calibration: Calibration | None, training: Training) -> Learners:
     """How the chosen layers learn; layers without a choice are frozen. Raises UsageError for a layer that is not there, or bases that are missing."""
     by_layer: dict[str, Learner] = {}
     values: dict[str, Tensor] = {}
@@ -52,46 +52,91 @@ def learners(program: TrainableProgram, choices: Sequence[Choice], calibration: 
             raise UsageError(f"the model has no layer {choice.layer!r} that can learn; it has {_some(list(program.by_name))}")
         if choice.layer in by_layer:
             raise UsageError(f"layer {choice.layer} is chosen twice; choose one way for it to learn")
-        learner = _learner(layer, choice, calibration, seed + index, notes)
+        learner = _learner(layer, choice, calibration, training.seed + index, training.refresh, notes)
         if learner is None:
             continue
         by_layer[choice.layer] = learner
         for key in (learner.weight, learner.bias):
             if key is not None:
                 values[key] = program.values[key].detach().clone()
-        scales.update(_scales(layer, learner))
+        if learner.adapter is not None and learner.basis is not None:
+            shape = program.values[layer.weight].shape
+            values[learner.adapter] = torch.zeros(shape[0], learner.basis.shape[1], *shape[2:])
+        scales.update(_scales(layer, learner, program.values[layer.weight].dim()))
         if layer.shared:
-            together += [key for key in (learner.weight, learner.bias) if key]
+            together += keys(learner)
             notes.append(f"{layer.name} is used {len(layer.steps)} times, so its gradients are added up before it moves")
     return Learners(by_layer, values, scales, tuple(together), tuple(notes))
 
 
-def _learner(layer: Layer, choice: Choice, calibration: Calibration | None, seed: int, notes: list[str]) -> Learner | None:
-    if choice.method == "freeze":
+def _learner(layer: Layer, choice: Choice, calibration: Calibration | None, seed: int, refresh: bool, notes: list[str]) -> Learner | None:
+    method = choice.method
+    if method == "freeze":
         return None
-    if choice.method == "bias":
+    if method == "bias":
         if layer.bias is None:
             notes.append(f"{layer.name} has no bias, so it stays frozen")
             return None
         return Learner(None, layer.bias)
-    return Learner(layer.weight, layer.bias, _compressor(layer, choice, calibration, seed))
+    if method == "adapter" and layer.record.groups > 1:
+        notes.append(f"{layer.name} has {layer.record.groups} groups and few weights, so it learns them exactly instead of an adapter")
+        return Learner(layer.weight, layer.bias, compressors.exact())
+    if method == "adapter":
+        return _adapted(layer, choice, calibration, notes)
+    return Learner(layer.weight, layer.bias, _compressor(layer, choice, calibration, seed, refresh))
 
 
-def _compressor(layer: Layer, choice: Choice, calibration: Calibration | None, seed: int) -> Compressor:
+def _adapted(layer: Layer, choice: Choice, calibration: Calibration | None, notes: list[str]) -> Learner:
+    """An adapter on the channels, whose P has the key of the weight with "#p" behind it."""
+    ranks = _ranks(layer, choice, calibration)
+    mode = 1 if layer.record.op == "conv2d" else len(ranks) - 1
+    if not ranks[mode]:
+        notes.append(f"{layer.name} would need nearly all of its {layer.record.input_shape[mode - 1]} channels, so it learns its weight, not an adapter")
+        return Learner(layer.weight, layer.bias, compressors.exact(choice.factors))
+    basis = _known(calibration, layer, choice).basis(layer.name, ranks)[mode - 1]
+    return Learner(None, layer.bias, compressors.exact(choice.factors), f"{layer.weight}#p", basis)
+
+
+def _compressor(layer: Layer, choice: Choice, calibration: Calibration | None, seed: int, refresh: bool) -> Compressor:
     match choice.method:
         case "exact" | "recompute":
             return compressors.exact(choice.factors)
-    raise UsageError(f"layer {layer.name} cannot be treated by {choice.method!r} here; choose exact")
+        case "svd":
+            return compressors.svd(choice.eps, choice.factors)
+        case "hosvd":
+            return compressors.hosvd(choice.eps, choice.ranks, choice.factors)
+        case "asi":
+            return compressors.asi(_ranks(layer, choice, calibration), seed, choice.factors)
+        case "fixed":
+            bases = _known(calibration, layer, choice).basis(layer.name, _ranks(layer, choice, calibration))
+            return compressors.fixed(bases, compressors.Refresh(choice.eps) if refresh else None, choice.factors)
+    raise UsageError(f"layer {layer.name} cannot be treated by {choice.method!r} on a Linux device; choose exact, fixed, asi, hosvd, svd, adapter or bias")
 
 
-def _scales(layer: Layer, learner: Learner) -> dict[str, Tensor]:
+def _ranks(layer: Layer, choice: Choice, calibration: Calibration | None) -> tuple[int, ...]:
+    """The choice's ranks, or those that its eps needs by the calibrated spectra; batch first. Raises UsageError for ranks that do not fit."""
+    shape = layer.record.input_shape
+    if not choice.ranks:
+        return ranks_for(_known(calibration, layer, choice).record(layer.name), choice.method, choice.eps)
+    if len(choice.ranks) != 1 + len(shape) or any(rank > length for rank, length in zip(choice.ranks[1:], shape, strict=False)):
+        raise UsageError(f"ranks {choice.ranks} do not fit layer {layer.name}, whose input is [batch, {', '.join(map(str, shape))}]; give one a mode")
+    return tuple(choice.ranks)
+
+
+def _known(calibration: Calibration | None, layer: Layer, choice: Choice) -> Calibration:
+    if calibration is None:
+        raise UsageError(f"layer {layer.name} is to learn by {choice.method}, which needs a calibration; give calibration=calibrate(program, batches)")
+    return calibration
+
+
+def _scales(layer: Layer, learner: Learner, weight_dim: int) -> dict[str, Tensor]:
     """s^2 of a folded batch norm, shaped for the weight and, where it is the convolution's own, for the bias."""
     if layer.fold is None:
         return {}
     square = layer.fold.scale**2
     found = {}
-    if learner.weight is not None:
-        found[learner.weight] = square.reshape(-1, *[1] * (len(layer.record.weight_shape) - 1))
+    if learner.weight is not None or learner.adapter is not None:
+        found[learner.weight or str(learner.adapter)] = square.reshape(-1, *[1] * (weight_dim - 1))
     if learner.bias is not None and layer.fold.own_bias:
         found[learner.bias] = square
     return found
@@ -101,6 +146,6 @@ def _some(names: Sequence[str], most: int = 6) -> str:
     return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def keys(by_layer: Mapping[str, Learner]) -> list[str]:
-    """The keys of all values that move."""
-    return [key for learner in by_layer.values() for key in (learner.weight, learner.bias, learner.adapter) if key is not None]
+def keys(learner: Learner) -> list[str]:
+    """The keys of the values that move."""
+    return [key for key in (learner.weight, learner.bias, learner.adapter) if key is not None]

@@ -89,7 +89,7 @@ class Reader:
         o, out = core.shape[1:] if core.shape else (0, 0)
         up = Step(f"{node.name}.up", "plain", _up, (x,), {}, (None, int(c), 1, int(length)), 0)
         tall = Step(f"{node.name}.tall", "conv2d", plain_conv2d, (Ref(up.name), weight, bias, geometry), {}, (None, o, 1, out), 0)
-        return [up, tall, self._step(node, "plain", lowered_view, (Ref(tall.name),))]
+        return [up, tall, self._step(node, "plain", _down, (Ref(tall.name),))]
 
     def _linear(self, node: fx.Node) -> Step:
         turned = node.target is aten.addmm.default
@@ -197,9 +197,12 @@ def _up(x: Tensor) -> Tensor:
     return x.unsqueeze(2)
 
 
-def lowered_view(x: Tensor) -> Tensor:
-    """[B, O, 1, L] as [B, O, L]."""
+def _down(x: Tensor) -> Tensor:
     return x.squeeze(2)
+
+
+#: [B, O, 1, L] as [B, O, L]: what a 1-D convolution's result passes on its way out.
+LOWERED = _down
 
 
 def _at(args: Sequence[Any], index: int) -> Any:

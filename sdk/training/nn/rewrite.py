@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sdk.training.nn import activations, functions
-from sdk.training.nn.compressors import Compressor
+from sdk.training.nn import activations, functions, lean
 from sdk.training.nn.fold import scale_and_shift
-from sdk.training.nn.program import Ref, Step, TrainableProgram, resolve, run_step
+from sdk.training.nn.program import Ref, Step, TrainableProgram, run_step
+from sdk.training.nn.saved import Compressor
 from sdk.training.nn.sections import Run
 from sdk.training.nn.update import Updates
 
@@ -66,9 +66,8 @@ def live_run(step: Step, program: TrainableProgram, learner: Learner | None, upd
         return lambda env: act(env[first], overwrite)
     if step.kind == "batch_norm":
         return _norm(step, program)
-    if step.kind == "adaptive_avg_pool2d" and _all_of_it(step):
-        first = step.refs[0]
-        return lambda env: env[first].mean((2, 3), keepdim=True)  # the pool's own gradient would keep its input, for its shape alone
+    if step.kind in lean.KINDS:
+        return lean.run(step)
     return plain_run(step)
 
 
@@ -78,9 +77,14 @@ def _convolution(step: Step, learner: Learner | None, updates: Updates, anchor: 
     if learner is None or learner.compressor is None:
         key = learner.bias if learner else None
         sink = updates.sink(None, key) if key else None
-        return lambda env: functions.frozen_conv2d(env[x.name], _wide(env[weight.name]), get_bias(env), geometry, sink, anchor if sink else None)
-    compressor, sink = learner.compressor, updates.sink(learner.weight, learner.bias)
-    return lambda env: functions.conv2d(env[x.name], _wide(env[weight.name]), get_bias(env), geometry, compressor, sink, anchor)
+        return lambda env: functions.frozen_conv2d(env[x.name], widened(env[weight.name]), get_bias(env), geometry, sink, anchor if sink else None)
+    compressor, basis, p = learner.compressor, learner.basis, learner.adapter
+    if p is not None and basis is not None:
+        take = updates.sink(p, learner.bias)
+        return lambda env: functions.adapter_conv2d(
+            env[x.name], widened(env[weight.name]), get_bias(env), widened(env[p]), basis, geometry, take, anchor, compressor)  # fmt: skip
+    sink = updates.sink(learner.weight, learner.bias)
+    return lambda env: functions.conv2d(env[x.name], widened(env[weight.name]), get_bias(env), geometry, compressor, sink, anchor)
 
 
 def _linear(step: Step, learner: Learner | None, updates: Updates, anchor: Tensor) -> Run:
@@ -90,7 +94,11 @@ def _linear(step: Step, learner: Learner | None, updates: Updates, anchor: Tenso
         key = learner.bias if learner else None
         sink = updates.sink(None, key) if key else None
         return lambda env: functions.frozen_linear(env[x.name], env[weight.name], get_bias(env), sink, anchor if sink else None)
-    compressor, sink = learner.compressor, updates.sink(learner.weight, learner.bias)
+    compressor, basis, p = learner.compressor, learner.basis, learner.adapter
+    if p is not None and basis is not None:
+        take = updates.sink(p, learner.bias)
+        return lambda env: functions.adapter_linear(env[x.name], env[weight.name], get_bias(env), env[p], basis, take, anchor, compressor)
+    sink = updates.sink(learner.weight, learner.bias)
     return lambda env: functions.linear(env[x.name], env[weight.name], get_bias(env), compressor, sink, anchor)
 
 
@@ -108,11 +116,7 @@ def _getter(bias: Ref | None) -> Callable[[Mapping[str, Any]], Tensor | None]:
     return lambda env: env[name]
 
 
-def _wide(weight: Tensor) -> Tensor:
+def widened(weight: Tensor) -> Tensor:
     """A weight [O, I, k] as [O, I, 1, k]."""
     return weight.unsqueeze(2) if weight.dim() == 3 else weight
 
-
-def _all_of_it(step: Step) -> bool:
-    size = resolve(step.args[1], {}) if len(step.args) > 1 else None
-    return size in (1, [1, 1], (1, 1), [1], (1,)) and len(step.shape or ()) == 4

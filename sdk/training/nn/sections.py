@@ -58,12 +58,12 @@ def section(steps: Sequence[Step], runs: Mapping[str, Run], program: TrainablePr
     return Section(bound, reads, tuple(gives))
 
 
-def live_steps(program: TrainableProgram, trained: Iterable[str]) -> list[Step]:
-    """The steps that a gradient reaches: those that use a trained value, and all that depend on them. trained: keys of values."""
-    reached = set(trained)
+def live_steps(program: TrainableProgram, layers: Iterable[str]) -> list[Step]:
+    """The steps that a gradient reaches: those of the layers that learn, and all that depend on them."""
+    learning, reached = set(layers), set[str]()
     live = []
     for step in program.steps:
-        if step.kind != "scalar" and reached.intersection(step.refs):
+        if step.kind != "scalar" and (step.layer in learning or reached.intersection(step.refs)):
             reached.add(step.name)
             live.append(step)
     return live

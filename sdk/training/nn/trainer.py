@@ -53,7 +53,7 @@ class Trainer:
     ) -> None:
         training = training or Training()
         self.program, self.choices, self.training, self.threads = program, tuple(choices), training, threads
-        found = learners(program, choices, calibration, training.seed)
+        found = learners(program, choices, calibration, training)
         self.learners, self.decisions = found.by_layer, program.decisions + found.decisions
         momentum = training.momentum if training.optimiser == "momentum" else 0.0
         self.updates = Updates(found.values, found.scales, training.learning_rate, momentum, found.together, undo)
@@ -97,11 +97,11 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The source model's parameters and buffers with what was learned: batch norms unfolded, adapters merged."""
-        return self.program.merged(self.updates.values)
+        return self.program.merged(self.engine.effective())
 
     def module(self) -> nn.Module:
         """A copy of the source module with what was learned."""
-        return self.program.module(self.updates.values)
+        return self.program.module(self.engine.effective())
 
     def _checked(self, x: Any, y: Any) -> tuple[Tensor, Tensor]:
         x = checked_samples(x, self.program)
