@@ -271,7 +271,7 @@ def _conv_update(site: Site, window: Window) -> Call:
         ("has_basis", int(site.has(5))), ("basis", weights(site, 5, constants, window.in_c)), ("learn", learn(site, 2, 6, constants, window.out_c)),
     )  # fmt: skip
     return Call(site.node.name, "embarq_train_conv2d_update", "embarq_train_conv2d_update_params", fields, constants,
-                scratch_bytes=update_bytes(site, 5, window.in_c, depth), sources=("train_conv2d_update.c", "learn.c"))  # fmt: skip
+                scratch_bytes=update_bytes(site, 5, window.in_c, depth), sources=("train_conv2d_update.c", "learn.c", "outer.c"))  # fmt: skip
 
 
 def update_bytes(site: Site, basis: int, kept: int, depth: int) -> int:
