@@ -51,7 +51,7 @@ class Svd:
         if not _finite(x):
             return keep(x, x, [None] * x.dim(), [], self.factors)
         gram = unfold_gram(x, 0)
-        basis, _ = leading(gram, (1.0 - self.eps) * float(gram.trace()))
+        basis, _, _ = leading(gram, (1.0 - self.eps) * float(gram.trace()))
         if basis.shape[1] * (x.shape[0] + x[0].numel()) >= x.numel():  # two factors would take more than the input
             return keep(x, x, [None] * x.dim(), [], self.factors)
         return keep(x, mode_product(x, basis, 0), [basis, *[None] * (x.dim() - 1)], [], self.factors)
@@ -70,13 +70,14 @@ class Hosvd:
     sequential: bool = True
     factors: str = "float32"
     name: str = "hosvd"
+    blocks: dict[int, Tensor] = field(default_factory=dict, repr=False)
 
     def compress(self, x: Tensor) -> Saved:
         """The core and one basis per mode."""
         if not _finite(x):
             return keep(x, x, [None] * x.dim(), [], self.factors)
         if self.sequential:
-            core, bases = sequential_hosvd(x, self.eps, self.ranks)
+            core, bases = sequential_hosvd(x, self.eps, self.ranks, self.blocks)
         else:
             bases = plain_hosvd(x, self.eps, self.ranks)
             core = project(x, bases)
@@ -197,7 +198,7 @@ def _batch_basis(core: Tensor, rank: int = 0, eps: float = 1.0) -> Tensor | None
     if length <= SMALL_BATCH or (not rank and eps >= 1.0) or rank >= WHOLE_FROM * length or not _finite(core):
         return None
     gram = unfold_gram(core, 0)
-    basis, _ = leading(gram, (1.0 - eps) * float(gram.trace()), rank)
+    basis, _, _ = leading(gram, (1.0 - eps) * float(gram.trace()), rank)
     return None if basis.shape[1] >= WHOLE_FROM * length else basis
 
 

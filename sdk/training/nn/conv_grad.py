@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from sdk.training.nn.modes import channels_last, expand, mode_product, project
+from sdk.training.nn.modes import channels_last, cross, expand, mode_product, project, weight_grad_by_onednn
 from sdk.training.nn.saved import Saved
 
 #: Values of an input that are made again at once where a weight gradient needs them (k x k kernels): 2 MiB of float32.
@@ -50,15 +50,23 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, geometry: Geomet
 def conv_input_grad(dy: Tensor, weight: Tensor, shape: torch.Size, geometry: Geometry) -> Tensor:
     """dx of `shape` [B, C, H, W]: exact, from dy [B, O, H', W'] and the weight alone."""
     left, right, top, bottom = geometry.extra
-    b, c, h, w = shape
-    like = dy.new_empty(1).expand(b, c, h + top + bottom, w + left + right)
-    dx = _backward(dy, like, weight, geometry, (True, False, False))[0]
-    return dx[:, :, top : top + h, left : left + w] if any(geometry.extra) else dx
+    sizes = (shape[2] + top + bottom, shape[3] + left + right)
+    rest = [
+        size - (steps - 1) * stride + 2 * even - dilation * (tap - 1) - 1
+        for size, steps, stride, even, dilation, tap in zip(
+            sizes, dy.shape[2:], geometry.stride, geometry.even, geometry.dilation, weight.shape[2:], strict=True
+        )
+    ]
+    # torch's own convolution_backward wants the input for its sizes and order alone; a transposed convolution does not, and is as fast
+    dx = F.conv_transpose2d(dy, weight, None, geometry.stride, geometry.even, rest, geometry.groups, geometry.dilation)
+    return dx[:, :, top : top + shape[2], left : left + shape[3]] if any(geometry.extra) else dx
 
 
 def conv_bias_grad(dy: Tensor) -> Tensor:
     """[O]: dy summed over samples and positions."""
-    return dy.sum((0, 2, 3))
+    if channels_last(dy):
+        return dy.sum((0, 2, 3))
+    return dy.sum(0).sum((1, 2))  # samples first: torch sums a few positions at a time ten times slower
 
 
 def conv_weight_grad(saved: Saved, dy: Tensor, geometry: Geometry, kernel: Kernel) -> Tensor:
@@ -67,14 +75,25 @@ def conv_weight_grad(saved: Saved, dy: Tensor, geometry: Geometry, kernel: Kerne
     core = saved.core()
     if batch is not None:
         dy = mode_product(dy, batch, 0)
-    if kernel == (1, 1) and geometry.groups == 1 and (rows is not None or columns is not None):
+    if kernel == (1, 1) and geometry.groups == 1 and _core_is_dearer(core, rows, columns, dy):
         reduced = _pointwise(core, rows, columns, saved.shape, dy, geometry)
     else:
         spread = channels if geometry.groups > 1 else None
         reduced = _by_chunks(core, (None, spread, rows, columns), saved.shape, dy, geometry, kernel)
     if channels is None or geometry.groups > 1:
         return reduced
+    if kernel == (1, 1):
+        return (reduced.flatten(1) @ channels.t())[:, :, None, None]
     return torch.einsum("okuv,ck->ocuv", reduced, channels)
+
+
+def _core_is_dearer(core: Tensor, rows: Tensor | None, columns: Tensor | None, dy: Tensor) -> bool:
+    """Whether it takes more products to spread the core [.., K, ..] over the positions than to bring dy [.., O, ..] to the core's subspaces."""
+    if rows is None and columns is None:
+        return False
+    (o, k), small, full = (dy.shape[1], core.shape[1]), core.shape[2] * core.shape[3], dy.shape[2] * dy.shape[3]
+    taps = sum(basis.shape[1] for basis in (rows, columns) if basis is not None)
+    return k * full * taps + o * k * full > o * full * taps + o * k * small
 
 
 def _pointwise(core: Tensor, rows: Tensor | None, columns: Tensor | None, shape: torch.Size, dy: Tensor, geometry: Geometry) -> Tensor:
@@ -82,7 +101,7 @@ def _pointwise(core: Tensor, rows: Tensor | None, columns: Tensor | None, shape:
     taps = [
         _tap(basis, shape[n], dy.shape[n], geometry.stride[n - 2], geometry.padding[2 * (n - 2)]) for n, basis in ((2, rows), (3, columns))
     ]
-    return contract(project(dy, (None, None, *taps)), core)[:, :, None, None]
+    return cross(project(dy, (None, None, *taps)), core)[:, :, None, None]
 
 
 def _tap(basis: Tensor | None, size: int, steps: int, stride: int, before: int) -> Tensor | None:
@@ -94,15 +113,6 @@ def _tap(basis: Tensor | None, size: int, steps: int, stride: int, before: int) 
     return F.pad(whole, (0, 0, before, after))[: (steps - 1) * stride + 1 : stride].contiguous()
 
 
-def contract(dy: Tensor, core: Tensor) -> Tensor:
-    """[O, K]: the sum over samples and positions of dy [B, O, P, Q] times core [B, K, P, Q]."""
-    o, k = dy.shape[1], core.shape[1]
-    positions = dy.shape[2] * dy.shape[3]
-    if channels_last(dy) or channels_last(core) or positions < min(o, k):
-        return dy.permute(0, 2, 3, 1).reshape(-1, o).t() @ core.permute(0, 2, 3, 1).reshape(-1, k)
-    return torch.bmm(dy.reshape(-1, o, positions), core.reshape(-1, k, positions).transpose(1, 2)).sum(0)
-
-
 def _by_chunks(core: Tensor, bases: tuple[Tensor | None, ...], shape: torch.Size, dy: Tensor, geometry: Geometry, kernel: Kernel) -> Tensor:
     """[O, K / groups, kh, kw]: the core spread over the positions (and, with groups, the channels), a few samples at a time."""
     if all(basis is None for basis in bases) and (core.shape[0] == dy.shape[0]):
@@ -111,7 +121,7 @@ def _by_chunks(core: Tensor, bases: tuple[Tensor | None, ...], shape: torch.Size
     step = max(1, CHUNK // (channels * shape[2] * shape[3]))
     total: Tensor | None = None
     for some, dy_some in zip(core.split(step), dy.split(step), strict=True):
-        part = _weight_backward(expand(some, bases), dy_some, geometry, kernel)
+        part = _weight_backward(expand(some, bases, dy_some), dy_some, geometry, kernel)
         total = part if total is None else total.add_(part)
     if total is None:
         raise ValueError("a weight gradient needs at least one sample")
@@ -120,16 +130,10 @@ def _by_chunks(core: Tensor, bases: tuple[Tensor | None, ...], shape: torch.Size
 
 def _weight_backward(x: Tensor, dy: Tensor, geometry: Geometry, kernel: Kernel) -> Tensor:
     if kernel == (1, 1) and geometry == Geometry():
-        return contract(dy, x)[:, :, None, None]
-    like = dy.new_empty(1).expand(dy.shape[1], x.shape[1] // geometry.groups, *kernel)
-    return _backward(dy, _padded(x, geometry), like, geometry, (False, True, False))[1]
+        return cross(dy, x)[:, :, None, None]
+    padded = _padded(x, geometry)
+    return weight_grad_by_onednn(padded, dy, kernel, geometry.stride, geometry.even, geometry.dilation, geometry.groups)
 
 
 def _padded(x: Tensor, geometry: Geometry) -> Tensor:
     return F.pad(x, geometry.extra) if any(geometry.extra) else x
-
-
-def _backward(dy: Tensor, x: Tensor, weight: Tensor, geometry: Geometry, mask: tuple[bool, bool, bool]) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.ops.aten.convolution_backward(
-        dy, x, weight, None, geometry.stride, geometry.even, geometry.dilation, False, (0, 0), geometry.groups, mask
-    )

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from sdk.training.nn.modes import mode_product, unfold_gram
+from sdk.training.nn.modes import FEW, cross, mode_product, unfold_gram
 from sdk.training.nn.ranks import WHOLE_FROM, ranks_per_mode
 
 #: Gram matrices up to this size are decomposed whole; larger ones by a few block iterations, whose cost falls with the rank wanted.
@@ -21,19 +21,19 @@ def spectrum(gram: Tensor) -> tuple[Tensor, Tensor]:
     return energies.flip(0).clamp_min(0), directions.flip(1)
 
 
-def leading(gram: Tensor, lost: float, rank: int = 0) -> tuple[Tensor, float]:
-    """(basis [d, K], energy it loses): the fewest directions that lose at most the energy `lost`, or the first `rank` of them."""
+def leading(gram: Tensor, lost: float, rank: int = 0) -> tuple[Tensor, float, Tensor]:
+    """(basis [d, K], energy it loses, some more directions): the fewest directions that lose at most `lost`, or the first `rank` of them."""
     d, total = gram.shape[0], float(gram.trace())
     block = min(d, rank + 8 if rank else max(16, d // 6))
     while d > _WHOLE_SIZE and block < d // 2:
         energies, directions = _block_spectrum(gram, block)
         k = rank or _fewest(energies, total, lost)
         if k:
-            return directions[:, :k].contiguous(), max(0.0, total - float(energies[:k].sum()))
+            return directions[:, :k].contiguous(), max(0.0, total - float(energies[:k].sum())), directions[:, : k + _SPARE]
         block *= 2
     energies, directions = spectrum(gram)
     k = rank or _fewest(energies, total, lost) or d
-    return directions[:, :k].contiguous(), max(0.0, total - float(energies[:k].sum()))
+    return directions[:, :k].contiguous(), max(0.0, total - float(energies[:k].sum())), directions[:, : k + _SPARE]
 
 
 def plain_hosvd(x: Tensor, eps: float, ranks: Sequence[int] = ()) -> list[Tensor | None]:
@@ -46,26 +46,51 @@ def plain_hosvd(x: Tensor, eps: float, ranks: Sequence[int] = ()) -> list[Tensor
     return bases
 
 
-def sequential_hosvd(x: Tensor, eps: float, ranks: Sequence[int] = ()) -> tuple[Tensor, list[Tensor | None]]:
+def sequential_hosvd(x: Tensor, eps: float, ranks: Sequence[int] = (), blocks: dict[int, Tensor] | None = None) -> tuple[Tensor, list[Tensor | None]]:
     """(core, bases): each mode's basis from what the modes before it left, which is smaller and smaller.
 
-    The energies lost add up exactly, so that one budget of (1 - eps) serves all modes (Vannieuwenhoven et al., 2012): short modes come first
-    and may spend a share each, a mode that would stay nearly whole spends nothing, and the channels get what is left.
+    The energies lost add up exactly, so that one budget of (1 - eps) serves all modes (Vannieuwenhoven et al., 2012): each mode may spend a
+    share of what is left, one that would stay nearly whole spends nothing.
+    blocks: by mode, directions to look for a long mode's basis in, from the batch before; renewed here. The energy is measured, so the budget
+    holds with any of them; where they do not do, the Gram matrix of the mode is decomposed.
     """
     bases: list[Tensor | None] = [None] * x.dim()
     budget = (1.0 - eps) * float(torch.linalg.vector_norm(x)) ** 2
-    order = _order(x.dim())
-    for place, mode in enumerate(order):
-        if ranks and _is_whole(ranks[mode], x.shape[mode]):
+    for place, mode in enumerate(ORDER[x.dim()]):
+        d, rank = x.shape[mode], ranks[mode] if ranks else 0
+        if (ranks and _is_whole(rank, d)) or d <= SHORT:
             continue
         share = budget * _SHARES[x.dim()][place]
-        basis, lost = leading(unfold_gram(x, mode), share, ranks[mode] if ranks else 0)
-        if not ranks and _is_whole(basis.shape[1], x.shape[mode]):
+        found = _in_block(x, mode, share, rank, blocks) if blocks is not None and mode in blocks else None
+        if found is None:
+            basis, lost, wide = leading(unfold_gram(x, mode), share, rank)
+            core = None
+            if blocks is not None and d > _WARM_FROM and mode:
+                blocks[mode] = wide
+        else:
+            basis, lost, core = found
+        if not ranks and _is_whole(basis.shape[1], d):
             continue
         budget -= lost
         bases[mode] = basis
-        x = mode_product(x, basis, mode)
+        x = mode_product(x, basis, mode) if core is None else core
+        if mode == 1 and x.dim() == 4 and x.shape[1] < FEW:
+            x = x.contiguous()
     return x, bases
+
+
+def _in_block(x: Tensor, mode: int, lost: float, rank: int, blocks: dict[int, Tensor]) -> tuple[Tensor, float, Tensor] | None:
+    """(basis, energy lost, core) from one subspace iteration of the mode's block; None where the block is too narrow for the energy."""
+    block = torch.linalg.qr(power(x, blocks[mode], mode))[0]
+    wide = mode_product(x, block, mode)
+    energies, turn = spectrum(unfold_gram(wide, mode))
+    total = float(torch.linalg.vector_norm(x)) ** 2
+    k = min(rank, block.shape[1]) or _fewest(energies, total, lost)
+    if not k or (not rank and k > block.shape[1] - 2):
+        return None
+    turned = block @ turn
+    blocks[mode] = turned[:, : k + _SPARE]
+    return turned[:, :k].contiguous(), max(0.0, total - float(energies[:k].sum())), mode_product(wide, turn[:, :k].contiguous(), mode)
 
 
 def iterate(x: Tensor, bases: Sequence[Tensor | None]) -> tuple[Tensor, list[Tensor | None]]:
@@ -74,38 +99,38 @@ def iterate(x: Tensor, bases: Sequence[Tensor | None]) -> tuple[Tensor, list[Ten
     For a mode with basis U: V = A^T U, then the orthonormal basis of A V (arXiv 2505.05086, there on the whole A for every mode).
     """
     found: list[Tensor | None] = [None] * x.dim()
-    for mode in _order(x.dim()):
+    for mode in ORDER[x.dim()]:
         basis = bases[mode]
         if basis is None:
             continue
-        found[mode] = torch.linalg.qr(_power(x, basis, mode))[0]
-        x = mode_product(x, found[mode], mode)  # type: ignore[arg-type]
+        better = torch.linalg.qr(power(x, basis, mode))[0]
+        x, found[mode] = mode_product(x, better, mode), better
+        if mode == 1 and x.dim() == 4 and x.shape[1] < FEW:
+            x = x.contiguous()
     return x, found
 
 
-#: Share of the remaining budget that each mode in `_order` may spend.
-_SHARES = {2: (0.5, 1.0), 3: (0.3, 0.8, 1.0), 4: (0.2, 0.25, 0.7, 1.0)}
+#: Order in which modes are decomposed: features first, which shrink most, so that the others see little; the batch last.
+ORDER = {2: (1, 0), 3: (2, 1, 0), 4: (1, 3, 2, 0)}
+#: Share of the remaining budget that each mode in ORDER may spend.
+_SHARES = {2: (0.7, 1.0), 3: (0.6, 0.5, 1.0), 4: (0.6, 0.35, 0.5, 1.0)}
+#: Modes up to this length stay whole: hardly anything can be cut, and looking for it costs a pass.
+SHORT = 4
+#: Longer modes are searched from the last batch's directions, this many more than it kept.
+_WARM_FROM = 32
+_SPARE = 8
 
 
-def _order(modes: int) -> list[int]:
-    """Short modes first, features before the batch: (W, H, C, batch) of a convolution, (L, I, batch) of a linear layer."""
-    return {2: [1, 0], 3: [1, 2, 0], 4: [3, 2, 1, 0]}[modes]
-
-
-def _power(x: Tensor, basis: Tensor, mode: int) -> Tensor:
+def power(x: Tensor, basis: Tensor, mode: int) -> Tensor:
     """[d, K]: x_(n) x_(n)^T U, by way of the Gram matrix where that is cheaper than two products with the long unfolding."""
     d, k = basis.shape
-    if d <= 2 * k or d <= 32:
+    if d <= 2 * k or d <= 16:
         return unfold_gram(x, mode) @ basis
-    return cross(x, mode_product(x, basis, mode), mode)
-
-
-def cross(x: Tensor, y: Tensor, mode: int) -> Tensor:
-    """[d, K]: the unfolding of x [.., d, ..] times the transposed unfolding of y [.., K, ..], which agree in all other modes."""
-    x3, y3 = x.movedim(mode, 1), y.movedim(mode, 1)
-    if x3.dim() == 4 and x3.is_contiguous() and x3.shape[2] * x3.shape[3] >= 64:
-        return torch.bmm(x3.flatten(2), y3.flatten(2).transpose(1, 2)).sum(0)
-    return x3.movedim(1, -1).reshape(-1, x3.shape[1]).t() @ y3.movedim(1, -1).reshape(-1, y3.shape[1])
+    y = mode_product(x, basis, mode)
+    if x.dim() == 4 and mode == 1:
+        return cross(x, y)
+    x2, y2 = x.movedim(mode, -1), y.movedim(mode, -1)
+    return x2.reshape(-1, d).t() @ y2.reshape(-1, k)
 
 
 def _block_spectrum(gram: Tensor, block: int) -> tuple[Tensor, Tensor]:

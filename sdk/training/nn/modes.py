@@ -9,11 +9,15 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 Bases = Sequence[Tensor | None]
+Pair = tuple[int, int]
 
 #: Values that are copied at once where a mode lies badly for a matrix product: 1 MiB of float32, which stays in a second-level cache.
 CHUNK = 1 << 18
+#: Positions from which one matrix product per sample beats a 1 x 1 convolution (which reorders its data first), measured with torch 2.13.
+MANY = 64
 
 
 def memory_order(x: Tensor) -> tuple[int, ...]:
@@ -37,8 +41,14 @@ def channels_last(x: Tensor) -> bool:
     return x.dim() == 4 and not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
 
 
+#: Channels-last tensors of fewer channels are put in [B, C, H, W] order before their rows or columns are multiplied.
+FEW = 32
+
+
 def mode_product(x: Tensor, basis: Tensor, mode: int) -> Tensor:
     """`x` with mode `mode` of length d turned into one of length K: sum_i x[.., i, ..] basis[i, k]. basis: [d, K]. Keeps the memory order."""
+    if x.dim() == 4 and mode == 1 and (channels_last(x) or x.shape[2] * x.shape[3] < MANY):
+        return F.conv2d(x, basis.t()[:, :, None, None])
     x = dense(x)
     order = memory_order(x)
     at = order.index(mode)
@@ -49,6 +59,9 @@ def mode_product(x: Tensor, basis: Tensor, mode: int) -> Tensor:
         out = flat.reshape(before, d) @ basis
     elif before == 1:
         out = basis.t() @ flat.reshape(d, after)
+    elif before > d and d * after <= 128:
+        # one product of all with a matrix that is mostly zeros is faster than thousands of small products
+        out = flat.reshape(before, d * after) @ torch.einsum("dk,ab->dakb", basis, torch.eye(after, dtype=x.dtype)).reshape(d * after, -1)
     else:
         out = torch.bmm(basis.t().expand(before, -1, -1), flat.reshape(before, d, after))
     sizes[at] = basis.shape[1]
@@ -64,7 +77,7 @@ def pair_product(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     (h, k), (w, ll) = rows.shape, columns.shape
     if h * w * k * ll > CHUNK // 4:
         return mode_product(mode_product(x, columns, 3), rows, 2)
-    both = torch.kron(rows, columns)  # [H W, K L]
+    both = (rows[:, None, :, None] * columns[None, :, None, :]).reshape(h * w, k * ll)  # the Kronecker product
     x = dense(x)
     if channels_last(x):
         b, c = x.shape[:2]
@@ -75,23 +88,58 @@ def pair_product(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 def project(x: Tensor, bases: Bases) -> Tensor:
     """The core of `x`: each mode n with a basis [d_n, K_n] shrinks to K_n, a mode with None stays. The mode that shrinks most goes first."""
-    modes = [n for n, basis in enumerate(bases) if basis is not None]
-    pair = x.dim() == 4 and {2, 3} <= set(modes)
-    if pair:
-        modes = [n for n in modes if n < 2]
-    shrink = {n: _shrink(bases[n]) for n in modes}
-    steps = sorted(modes, key=lambda n: shrink[n])
-    spatial = _shrink(bases[2]) * _shrink(bases[3]) if pair else 1.0
+    if x.dim() == 4 and bases[2] is not None and bases[3] is not None and bases[1] is None:
+        first = None if bases[0] is None or _shrink(bases[0]) > _shrink(bases[2]) * _shrink(bases[3]) else bases[0]
+        x = pair_product(x if first is None else mode_product(x, first, 0), bases[2], bases[3])
+        return x if bases[0] is None or first is not None else mode_product(x, bases[0], 0)
+    steps = sorted((n for n, basis in enumerate(bases) if basis is not None), key=lambda n: _shrink(bases[n]))
+    if x.dim() == 4 and bases[1] is not None:
+        steps = sorted(steps, key=(1, 3, 2, 0).index)
     for n in steps:
-        if pair and spatial < shrink[n]:
-            x, pair = _pair(x, bases), False
         x = mode_product(x, _given(bases[n]), n)
-    return _pair(x, bases) if pair else x
+        if n == 1 and x.dim() == 4 and len(steps) > 1 and x.shape[1] < FEW:
+            x = x.contiguous()  # rows and columns of few channels are badly multiplied between them, and what is left is small
+    return x
 
 
-def expand(core: Tensor, bases: Bases) -> Tensor:
-    """The reverse of `project`: each mode with a basis grows from K_n to d_n."""
-    return project(core, [None if basis is None else basis.t() for basis in bases])
+def expand(core: Tensor, bases: Bases, like: Tensor | None = None) -> Tensor:
+    """The reverse of `project`: each mode with a basis [d_n, K_n] grows from K_n to d_n, channels and batch last.
+
+    like: a 4-D tensor in whose memory order (channels-last or not) the result is to lie.
+    """
+    turned = [None if basis is None else basis.t() for basis in bases]
+    if core.dim() != 4:
+        return project(core, turned)
+    if turned[2] is not None and turned[3] is not None:
+        core = pair_product(core, turned[2], turned[3])
+    else:
+        core = _one_by_one(core, turned, (2, 3))
+    if like is not None:
+        core = core.contiguous(memory_format=torch.channels_last if channels_last(like) else torch.contiguous_format)
+    return _one_by_one(core, turned, (1, 0))
+
+
+def _one_by_one(x: Tensor, bases: Bases, modes: Sequence[int]) -> Tensor:
+    for n in modes:
+        basis = bases[n]
+        x = x if basis is None else mode_product(x, basis, n)
+    return x
+
+
+def cross(x: Tensor, y: Tensor) -> Tensor:
+    """[C, K]: the sum over samples and positions of x [B, C, P, Q] times y [B, K, P, Q]."""
+    positions = x.shape[2] * x.shape[3]
+    if positions < MANY or channels_last(x) or channels_last(y):
+        return weight_grad_by_onednn(y, x, (1, 1))[:, :, 0, 0]
+    return torch.bmm(x.reshape(-1, x.shape[1], positions), y.reshape(-1, y.shape[1], positions).transpose(1, 2)).sum(0)
+
+
+def weight_grad_by_onednn(
+    x: Tensor, dy: Tensor, kernel: Pair, stride: Pair = (1, 1), padding: Pair = (0, 0), dilation: Pair = (1, 1), groups: int = 1
+) -> Tensor:
+    """[O, C / groups, kh, kw]: a convolution's weight gradient from its whole input. It reads nothing of the weight but its sizes."""
+    weight = dy.new_empty(1).expand(dy.shape[1], x.shape[1] // groups, *kernel)
+    return torch.ops.aten.convolution_backward(dy, x, weight, None, stride, padding, dilation, False, (0, 0), groups, (False, True, False))[1]
 
 
 def unfold_gram(x: Tensor, mode: int, double: bool = False) -> Tensor:
@@ -122,10 +170,6 @@ def _columns(flat: Tensor) -> list[Tensor]:
         return list(flat)
     step = max(1, CHUNK // (d * after))
     return [part.transpose(0, 1).reshape(d, -1) for part in flat.split(step)]
-
-
-def _pair(x: Tensor, bases: Bases) -> Tensor:
-    return pair_product(x, _given(bases[2]), _given(bases[3]))
 
 
 def _given(basis: Tensor | None) -> Tensor:
