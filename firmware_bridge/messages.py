@@ -44,6 +44,7 @@ class ModelError(IntEnum):
     BAD_LENGTH = 6
     BAD_STEP = 7
     BAD_ABI = 8
+    UNSAVED = 9
 
 
 class _OsErrors:

@@ -29,6 +29,21 @@ MODEL_REFUSALS: Mapping[int, str] = MappingProxyType({
     6: "the data is not as long as all inputs together; send exactly as many bytes as the model's info says",
     7: "steps must be taken in order, and a layer read right after its step; begin the stepwise run again",
     8: "model and runtime in the firmware were made by different versions; compile and flash the model again",
+    9: "a self-test would lose values that were trained and not committed; commit or forget them first",
+})  # fmt: skip
+#: The same for training, group 65: embarq_training_error.
+TRAINING_REFUSALS: Mapping[int, str] = MappingProxyType({
+    1: "a value is missing, of the wrong type or out of range; use the host and the firmware of one embarq version",
+    2: "there is no variable of that number; look at the training's info",
+    3: "the bytes reach beyond the end of the variable; send exactly as many as its size says",
+    4: "not every input has been written since the last step; write the sample, then take the step",
+    5: "training steps must be numbered one after the other; start training again",
+    6: "no class has that label; labels count from 0 to one less than the model's classes",
+    7: "the data is not as long as one sample; send exactly as many bytes as the model's info says",
+    8: "model and runtime in the firmware were made by different versions; compile and flash the model again",
+    9: "training has not been started since the board was; start it, then take steps",
+    10: "there is no flash set aside that this board can write; pull the trained values before it loses power, and push them afterwards",
+    11: "the flash does not keep what is written, and the copy before still stands; the sectors may be worn out or write-protected: use another board",
 })  # fmt: skip
 SMP_REFUSALS: Mapping[int, str] = MappingProxyType({
     1: "of an unknown error; reset the board",
@@ -142,7 +157,7 @@ def _open_answer(request: Any, packet: bytes, name: str) -> Any:
         content = cbor2.loads(packet[8:])
         if isinstance(content.get("err"), dict):
             group, code = int(content["err"]["group"]), int(content["err"]["rc"])
-            known = MODEL_REFUSALS if group == 64 else {}
+            known = {64: MODEL_REFUSALS, 65: TRAINING_REFUSALS}.get(group, {})
             raise Refused(f"{what}: {known.get(code, f'error {code} of group {group}; see its documentation')}", group, code)
         if int(content.get("rc", 0)) != 0:
             code = int(content["rc"])

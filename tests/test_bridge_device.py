@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from smp import packet as smp_packet
 
-from firmware_bridge import messages, smp
+from firmware_bridge import messages, smp, training_messages
 from firmware_bridge.framing import FrameReader, encode_frame
 from tests.bridge.board import DEVICE, SIZE, STEPS, LoopbackLink, expected
 
@@ -302,11 +302,15 @@ def test_a_model_for_another_runtime_is_not_touched():
 
 def test_numbers_are_the_same_in_c_and_python():
     header = (DEVICE / "embarq_bridge.h").read_text()
-    c_errors = {name: int(value) for name, value in re.findall(r"EMBARQ_([A-Z_]+) = (\d+)", header)}
-    assert c_errors == {error.name: int(error) for error in messages.ModelError}
-    assert set(smp.MODEL_REFUSALS) == set(c_errors.values()) - {0}
-    commands = re.search(r"enum \{ MODEL_INFO(.*?)\}", (DEVICE / "bridge_model.c").read_text(), re.S)
-    assert commands is not None
-    names = ["INFO", *re.findall(r"MODEL_(\w+)", commands.group(1))]
-    assert names == [command.name for command in sorted(messages.Command)]
+    groups = ("EMBARQ_TRAIN_", training_messages.TrainingError, smp.TRAINING_REFUSALS), ("EMBARQ_", messages.ModelError, smp.MODEL_REFUSALS)
+    for prefix, errors, sentences in groups:
+        c_errors = {name: int(value) for name, value in re.findall(rf"^    {prefix}([A-Z_]+) = (\d+)", header, re.M) if not name.startswith("TRAIN_")}
+        assert c_errors == {error.name: int(error) for error in errors}
+        assert set(sentences) == set(c_errors.values()) - {0}
+    for file, first, numbers in (("bridge_model.c", "MODEL", messages.Command), ("bridge_train.c", "TRAIN", training_messages.TrainingCommand)):
+        commands = re.search(rf"enum \{{ {first}_INFO(.*?)\}}", (DEVICE / file).read_text(), re.S)
+        assert commands is not None
+        names = ["INFO", *re.findall(rf"{first}_(\w+)", commands.group(1))]
+        assert names == [command.name for command in sorted(numbers)]
     assert f"EMBARQ_PROTOCOL {messages.PROTOCOL}u" in header
+    assert f"EMBARQ_TRAINING_PROTOCOL {training_messages.PROTOCOL}u" in header

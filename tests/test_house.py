@@ -35,6 +35,7 @@ HEAVY = {
 ADAPTERS = {
     "firmware_bridge.emulator.unicorn_api": {"unicorn"},
     "firmware_bridge.messages": {"smp", "pydantic"},
+    "firmware_bridge.training_messages": {"smp", "pydantic"},
     "sdk.training.nn": {"torch"},
 }
 

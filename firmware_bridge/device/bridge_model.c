@@ -101,15 +101,21 @@ static uint32_t check_arena(const embarq_model *model, const embarq_memory *lent
     return failed;
 }
 
-/* Writes over the whole arena: inputs and results are gone afterwards. */
+/* Writes over the whole arena: inputs and results are gone afterwards, and trained values are loaded anew. */
 static int self_test(embarq_bridge *bridge, embarq_cbor_out *out)
 {
     const embarq_bridge_config *config = &bridge->config;
+    if (config->learning != NULL && config->learning->state->changed) {
+        return REFUSE(EMBARQ_UNSAVED);
+    }
     uint32_t start = config->ticks(config->context);
     uint32_t failed = check_arena(config->model, config->memory);
     embarq_run_init(bridge);
     failed |= embarq_crc32(0, (const uint8_t *)"123456789", 9) == 0xcbf43926u ? 0u : FAILED_CRC;
     failed |= config->ticks(config->context) != start ? 0u : FAILED_TICKS;
+    if (config->learning != NULL) {
+        config->learning->begin(bridge);
+    }
     embarq_cbor_head(out, EMBARQ_CBOR_MAP, 1);
     embarq_cbor_key_uint(out, "failed", failed);
     return 0;

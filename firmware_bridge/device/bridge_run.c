@@ -67,8 +67,12 @@ int embarq_write_input(embarq_bridge *bridge, const smp_request *request, embarq
     return 0;
 }
 
-/* Steps [state->next_step, end): ticks of each are added up in 64 bits, so that only one step must stay below 2^32. */
-static void run_steps(embarq_bridge *bridge, uint32_t end)
+int embarq_inputs_ready(const embarq_bridge *bridge)
+{
+    return bridge->model.phase == PHASE_READY;
+}
+
+void embarq_run_steps(embarq_bridge *bridge, uint32_t end)
 {
     const embarq_bridge_config *config = &bridge->config;
     embarq_model_state *state = &bridge->model;
@@ -143,7 +147,7 @@ int embarq_run_whole(embarq_bridge *bridge, const smp_request *request, embarq_c
     }
     if (state->phase == PHASE_READY) {
         begin_run(state);
-        run_steps(bridge, model->step_count);
+        embarq_run_steps(bridge, model->step_count);
     } else if (state->phase != PHASE_DONE) {
         return REFUSE(EMBARQ_NOT_READY);
     }
@@ -168,7 +172,7 @@ static void run_page(embarq_bridge *bridge, uint32_t count, int with_crc)
     for (uint32_t k = 0; k < count; k++) {
         const embarq_step *step = &model->steps[state->next_step];
         uint64_t before = state->ticks;
-        run_steps(bridge, state->next_step + 1u);
+        embarq_run_steps(bridge, state->next_step + 1u);
         state->page_ticks[k] = (uint32_t)(state->ticks - before);
         state->page_crc[k] = with_crc ? embarq_crc32(0, embarq_at(bridge->config.memory, step->output), step->output_bytes) : 0;
         state->page_count++;
@@ -213,8 +217,7 @@ int embarq_run_page(embarq_bridge *bridge, const smp_request *request, embarq_cb
     return 0;
 }
 
-/* Up to `len` bytes of a tensor from `off`, as many as one answer holds. */
-static int put_piece(embarq_bridge *bridge, const smp_request *request, embarq_ref ref, uint32_t size, embarq_cbor_out *out)
+int embarq_put_piece(embarq_bridge *bridge, const smp_request *request, embarq_ref ref, uint32_t size, embarq_cbor_out *out)
 {
     uint32_t offset, length;
     if (!embarq_get_uint(request, "off", &offset) || !embarq_get_uint(request, "len", &length)) {
@@ -241,7 +244,7 @@ int embarq_read_output(embarq_bridge *bridge, const smp_request *request, embarq
     if (bridge->model.phase != PHASE_DONE) {
         return REFUSE(EMBARQ_NO_RESULT);
     }
-    return put_piece(bridge, request, model->outputs[i].ref, model->outputs[i].size_bytes, out);
+    return embarq_put_piece(bridge, request, model->outputs[i].ref, model->outputs[i].size_bytes, out);
 }
 
 /* What one step wrote: to be had only right after it, later steps may use its place. */
@@ -255,5 +258,5 @@ int embarq_read_layer(embarq_bridge *bridge, const smp_request *request, embarq_
     if (bridge->model.phase < PHASE_STEPPING || i + 1u != bridge->model.next_step) {
         return REFUSE(EMBARQ_BAD_STEP);
     }
-    return put_piece(bridge, request, model->steps[i].output, model->steps[i].output_bytes, out);
+    return embarq_put_piece(bridge, request, model->steps[i].output, model->steps[i].output_bytes, out);
 }

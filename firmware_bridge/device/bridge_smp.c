@@ -47,13 +47,15 @@ static int os_group(embarq_bridge *bridge, const smp_request *request, embarq_cb
 }
 
 /* The groups this firmware speaks. Image management (1) belongs here once there are slots to write. */
-static smp_handler find_group(uint32_t group)
+static smp_handler find_group(const embarq_bridge *bridge, uint32_t group)
 {
     switch (group) {
     case SMP_GROUP_OS:
         return os_group;
     case SMP_GROUP_MODEL:
         return embarq_model_group;
+    case SMP_GROUP_TRAINING: /* through the pointer alone, so that models which do not learn are linked without it */
+        return bridge->config.learning == NULL ? NULL : bridge->config.learning->group;
     default:
         return NULL;
     }
@@ -62,7 +64,7 @@ static smp_handler find_group(uint32_t group)
 static int carry_out(embarq_bridge *bridge, uint32_t packet_size, embarq_cbor_out *out)
 {
     const uint8_t *header = bridge->config.buffer;
-    smp_handler handler = find_group((uint32_t)header[4] << 8 | header[5]);
+    smp_handler handler = find_group(bridge, (uint32_t)header[4] << 8 | header[5]);
     smp_request request = {
         (header[0] & OP_WRITE_BIT) != 0, header[7], (uint32_t)header[2] << 8 | header[3], header + SMP_HEADER_SIZE};
     if (((header[0] >> 3) & 3u) > 1) {
@@ -125,4 +127,7 @@ void embarq_bridge_init(embarq_bridge *bridge, const embarq_bridge_config *confi
     memset(bridge, 0, sizeof *bridge);
     bridge->config = *config;
     embarq_run_init(bridge);
+    if (config->learning != NULL) {
+        config->learning->begin(bridge);
+    }
 }

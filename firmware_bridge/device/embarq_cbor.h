@@ -28,7 +28,7 @@ typedef struct {
 } embarq_cbor_item;
 
 /* Where answers are written. `full` is set, and nothing more written, once `size` would be exceeded. */
-typedef struct {
+typedef struct embarq_cbor_out {
     uint8_t *bytes;
     uint32_t size;
     uint32_t used;

@@ -17,9 +17,11 @@ from typing import Any
 
 from firmware_bridge.emulator.counter import STEPS, library, make_counter
 from firmware_bridge.emulator.elf import Program, Symbol, load_elf
-from firmware_bridge.emulator.faults import explain, explain_fpu
+from firmware_bridge.emulator.faults import explain, explain_damage, explain_fpu
+from firmware_bridge.emulator.flash import FlashArray
 from firmware_bridge.emulator.memory import PAGE, BoardMemory, Dma
 from firmware_bridge.emulator.peripherals import Bus
+from firmware_bridge.emulator.power import Power
 from firmware_bridge.emulator.uarts import UART_MODELS, Port, Uart, make_uart
 from sdk.errors import BoardFault, ToolError, UsageError
 from targets.device import Device, load_device
@@ -82,7 +84,7 @@ class EmulatedBoard:
     # -- running -------------------------------------------------------------------------------------------------------
 
     def reset(self) -> None:
-        """As the reset line does: stack pointer and start address from the vector table. RAM keeps its content."""
+        """As the reset line does: stack pointer and start address from the vector table. RAM and flash keep their content."""
         table = self.device.flash.usable_start + self.device.vector_offset
         stack, start = (int.from_bytes(self.read(table + at, 4), "little") for at in (0, 4))
         self._bus.reset()
@@ -91,12 +93,32 @@ class EmulatedBoard:
         self._pc = start & ~1
         self._counter.last_size = 0
 
+    def cut_power_after(self, operations: int | None) -> None:
+        """Lets the power go in the middle of an erase or programming of the flash, after so many more whole ones; None: never.
+        One unit (`Device.flash.sectors`, `write_bytes`) is one operation; `flash.operations` counts those done so far."""
+        self.flash.cut_after(operations)
+
+    def power_on(self) -> None:
+        """Current again: the flash as the cut left it, anything in RAM, nothing on the line; then a reset."""
+        self._power.on()
+        self._port.received.clear()
+        self._port.sent.clear()
+        self.reset()
+
+    @property
+    def flash(self) -> FlashArray:
+        """The cells of the flash: count of operations, write protection."""
+        return self._power.cells
+
     def run(self, max_instructions: int | None = None, until: Callable[[], bool] | None = None) -> str:
         """Runs until the firmware waits for input ("idle"), `until()` holds ("until"; asked between blocks of
-        instructions), the limit is reached ("limit") or it sleeps for ever ("sleep"). Raises BoardFault when it crashes."""
+        instructions), the limit is reached ("limit"), it sleeps for ever ("sleep") or the power is "off". Raises BoardFault when it
+        crashes."""
         end = self._counter.instructions + max_instructions if max_instructions is not None else None
         self._idle = False
         while True:
+            if self._power.off:
+                return "off"
             if self._idle:
                 return "idle"
             if until is not None and until():
@@ -107,7 +129,7 @@ class EmulatedBoard:
             self._counter.limit = min(self._counter.instructions + step, end if end is not None else 1 << 63)
             if self._slice() and not self._reset_wanted:
                 return "sleep"
-            if self._reset_wanted:
+            if self._reset_wanted and not self._power.off:
                 self._reset_wanted = False
                 self.reset()
 
@@ -124,8 +146,12 @@ class EmulatedBoard:
             raise BoardFault(self._explain(error.errno)) from None
         finally:
             self._pc = self._uc.reg_read(self._api.UC_ARM_REG_PC)
+            self.flash.settle()
         if counter.fpu_trap:
             raise BoardFault(explain_fpu(self.device, self.program, self._pc))
+        if self._power.crash is not None:
+            place, self._power.crash = self._power.crash, None
+            raise BoardFault(explain_damage(self.device, self.program, self._pc, place))
         return not counter.stopped
 
     def _take_back(self) -> None:
@@ -255,7 +281,7 @@ class EmulatedBoard:
 
     def _note_access(self, uc: Any, kind: int, address: int, size: int, value: int, data: Any) -> bool:
         self._access = (kind, address, size)
-        return False
+        return self._power.accepts(kind, (address, size, value))
 
     def _watch(self) -> None:
         api = self._api
@@ -274,7 +300,9 @@ class EmulatedBoard:
 
     def _map_peripherals(self) -> None:
         self._port = Port(now=lambda: int(self._counter.instructions), idle=self._went_idle)
-        self._bus = Bus(self.device, self._now, self._wants_reset, self._fpu_switched)
+        self._power = Power(self.device, self._memory, self._uc, self._api, self._stop)
+        self._bus = Bus(self.device, self._now, self._wants_reset, self._fpu_switched, self._power.controller)
+        self._power.register = self._bus.load
         uarts = self._uarts()
         for page in sorted({*self._bus.pages(), *(base & ~(PAGE - 1) for base in uarts)}):
             here = {base - page: uart for base, uart in uarts.items() if page <= base < page + PAGE}
@@ -310,16 +338,19 @@ class EmulatedBoard:
 
         return store
 
+    def _stop(self) -> None:
+        self._counter.stop = 1
+
     def _went_idle(self) -> None:
         self._idle = True
-        self._counter.stop = 1
+        self._stop()
 
     def _fpu_switched(self, on: bool) -> None:
         self._counter.fpu_on = int(on)
 
     def _wants_reset(self) -> None:
         self._reset_wanted = True
-        self._counter.stop = 1
+        self._stop()
 
     # -- faults --------------------------------------------------------------------------------------------------------
 

@@ -15,6 +15,14 @@ def explain_fpu(device: Device, program: Program, pc: int) -> str:
     return f"{device.name} crashed at {program.place(pc)}: the FPU was used before CPACR switched it on; do that in the reset handler."
 
 
+def explain_damage(device: Device, program: Program, pc: int, address: int) -> str:
+    """The sentence for flash that a cut of the power left damaged and that was read unprepared."""
+    return (
+        f"{device.name} crashed at {program.place(pc)}: it read flash at {address:#010x} that a cut of the power left damaged; "
+        "read it with board_flash_read."
+    )
+
+
 def explain(
     device: Device, program: Program, api: Any, errno: int, access: tuple[int, int, int] | None, pc: int, caller: int, layer: str
 ) -> str:

@@ -27,7 +27,7 @@ class EmulatorLink:
             data = self.board.take(max_bytes)
             if data or max_bytes <= 0:
                 return data
-            if self.board.run(max_instructions=SLICE) in ("idle", "sleep"):
+            if self.board.run(max_instructions=SLICE) in ("idle", "sleep", "off"):
                 return self.board.take(max_bytes)
             if time.monotonic() >= end:
                 return self.board.take(max_bytes)

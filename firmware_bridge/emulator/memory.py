@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import random
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +31,12 @@ class BoardMemory:
             if span.start <= address and address + size <= span.end:
                 return span, buffer
         raise UsageError(f"{self._name} has no memory of {size} bytes at {address:#010x}; give an address inside one of its memories.")
+
+    def lose_ram(self, noise: random.Random) -> None:
+        """What RAM holds when current flows again: anything."""
+        for span, buffer in self._spans:
+            if span.kind == "ram":
+                ctypes.memmove(buffer, noise.randbytes(span.size_bytes), span.size_bytes)
 
     def pointer(self, address: int, size: int = 1) -> int:
         """Where the bytes at `address` stand in this process. Raises UsageError outside of every memory."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from firmware_bridge.emulator.flash import Controller
 from targets.device import Device
 
 # 4 KiB pages of peripherals that the start-up code of each family touches (and its GPIO), besides the UART.
@@ -17,9 +18,9 @@ PAGES: Mapping[str, tuple[int, ...]] = {
     "stm32h7": (0x58020000, 0x58024000, 0x52002000),
     "stm32l4": (0x40007000, 0x40021000, 0x40022000, 0x48001000),
     "nrf52": (0x40000000, 0x4001E000, 0x50000000),
-    "nrf53": (0x50001000, 0x50005000, 0x50842000),
-    "rp2040": (0x4000C000, 0x40008000, 0x40014000, 0x4001C000, 0x40024000, 0x40028000, 0x40054000, 0x40058000),
-    "rp2350": (0x40010000, 0x40020000, 0x40028000, 0x40038000, 0x40048000, 0x40050000),
+    "nrf53": (0x50001000, 0x50005000, 0x50039000, 0x50842000),
+    "rp2040": (0x18000000, 0x4000C000, 0x40008000, 0x40014000, 0x4001C000, 0x40024000, 0x40028000, 0x40054000, 0x40058000),
+    "rp2350": (0x40010000, 0x40020000, 0x40028000, 0x40038000, 0x40048000, 0x40050000, 0x400E0000),
     "cmsdk": (0x40000000, 0x58000000, 0x58100000),
 }
 
@@ -77,6 +78,7 @@ class Bus:
     now: Callable[[], int]  # executed instructions, or cycles
     reset_requested: Callable[[], None]
     fpu_switched: Callable[[bool], None] = lambda on: None
+    flash: Controller | None = None
     registers: dict[int, int] = field(default_factory=dict)
     counters: dict[int, int] = field(default_factory=dict)  # address -> value of now() when it read 0
 
@@ -90,6 +92,8 @@ class Bus:
         self.registers = {0xE000ED00: CPUID.get(self.device.core.name, 0), **RESET_VALUES.get(self.device.family, {})}
         self.counters = {}
         self.fpu_switched(False)
+        if self.flash is not None:
+            self.flash.reset()
 
     def pages(self) -> tuple[int, ...]:
         """Pages to map, the system control space and the DWT among them."""
@@ -97,6 +101,8 @@ class Bus:
 
     def load(self, address: int) -> int:
         """What a 32-bit load from a register sees."""
+        if self.flash is not None and self.flash.owns(address):
+            return self.flash.load(address) & 0xFFFFFFFF
         if address in self._times:
             return self._times[address](self.now()) & 0xFFFFFFFF
         match address:
@@ -110,6 +116,9 @@ class Bus:
 
     def store(self, address: int, value: int) -> None:
         """A 32-bit store to a register."""
+        if self.flash is not None and self.flash.owns(address):
+            self.flash.store(address, value)
+            return
         self.registers[address] = value
         match address:
             case 0xE0001004:

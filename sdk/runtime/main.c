@@ -11,6 +11,9 @@
 
 extern const embarq_model *const embarq_the_model;
 extern const embarq_memory embarq_the_memory;
+extern const embarq_training *const embarq_the_training; /* NULL: the model does not learn ... */
+extern const embarq_learning *const embarq_the_learning; /* ... and then this is, too; else &embarq_learning_here, below */
+extern const uint8_t __store_0_start[], __store_0_end[], __store_1_start[], __store_1_end[]; /* from the linker script */
 extern uint32_t __stack_limit[], __stack_top[]; /* from the linker script; the stack grows down from the top */
 
 #define PAINT 0xa5a5a5a5u
@@ -54,6 +57,19 @@ static void reset(void *context)
     board_reset();
 }
 
+/* What learning takes. Only bind.c points here, and only when the model learns: otherwise none of it is linked. */
+static embarq_training_state training_state;
+static const embarq_flash flash = {
+    .begin = {__store_0_start, __store_1_start},
+    .end = {__store_0_end, __store_1_end},
+    .unit = EMBARQ_FLASH_UNIT,
+    .read = board_flash_read,
+    .erase = board_flash_erase,
+    .program = board_flash_program,
+};
+extern const embarq_learning embarq_learning_here;
+const embarq_learning embarq_learning_here = {embarq_training_begin, embarq_training_group, &embarq_the_training, &training_state, &flash};
+
 int main(void)
 {
     static uint8_t buffer[EMBARQ_BRIDGE_BUFFER];
@@ -72,6 +88,7 @@ int main(void)
         .fault = (uint32_t *)&embarq_fault,
         .stack_used = stack_used,
         .stack_size = (uint32_t)((uintptr_t)__stack_top - (uintptr_t)__stack_limit),
+        .learning = embarq_the_learning,
     };
     embarq_bridge_init(&bridge, &config);
     for (;;) {

@@ -31,6 +31,22 @@ void board_wait(void);
 /* Restarts the board as its reset line would. */
 void board_reset(void);
 
+/* The flash the program stands in, for values that outlive a reset. Each returns 0 when it worked, else why not.
+ * Erasing clears whole units (Device.flash.sectors) to 0xff; `at` and sizes are theirs, or multiples of EMBARQ_FLASH_UNIT
+ * (Device.flash.write_bytes, at least 4) where bytes are programmed, which must have been erased before. The program stands still meanwhile.
+ * Reading says when a cut of the power left bytes there that the flash itself finds damaged. */
+typedef enum {
+    BOARD_FLASH_OK = 0,
+    BOARD_FLASH_NONE = 1,      /* no driver for this board */
+    BOARD_FLASH_LOCKED = 2,    /* the controller stays locked, or the place is write-protected */
+    BOARD_FLASH_FAILED = 3,    /* the controller reports an error, or does not come to an end */
+    BOARD_FLASH_DAMAGED = 4    /* bits that the flash's own check cannot mend */
+} board_flash_error;
+
+int board_flash_read(const uint8_t *at, uint8_t *to, uint32_t size_bytes);
+int board_flash_erase(const uint8_t *at, uint32_t size_bytes);
+int board_flash_program(const uint8_t *at, const uint8_t *from, uint32_t size_bytes);
+
 /* What the last crash was; lies in RAM that start-up leaves alone, so it survives board_reset(). */
 #define EMBARQ_FAULT_MAGIC 0x544c4146u /* "FALT" */
 

@@ -12,14 +12,20 @@ from tests.bridge.board import DEVICE, HERE, ROOT
 RUNTIME = ROOT / "sdk" / "runtime"
 
 
-def build(device_name: str, folder: Path, extra: str = "") -> Path:
-    """The ELF for `device_name`, built in `folder`. `extra`: C that the build is to contain beside it."""
-    device = load_device(device_name)
-    (folder / "board.ld").write_text(linker_script(device))
+#: Bytes of the learner's variables: weights [3, 40], bias [3] and a counter, all float32.
+LEARNER_BYTES = 4 * (3 * 40 + 3 + 1)
+
+
+def build(device_name: str, folder: Path, extra: str = "", learner: bool = False, compiler: str = "zig", keep: bool = True) -> Path:
+    """The ELF for `device_name`, built in `folder`. `extra`: C that the build is to contain beside it. `learner`: the model that
+    learns instead of the loopback's; `keep`: with flash set aside for what it learns."""
+    device = load_device(device_name).as_emulated()
+    (folder / "board.ld").write_text(linker_script(device, variable_bytes=LEARNER_BYTES if learner and keep else 0))
     (folder / "extra.c").write_text("typedef int embarq_nothing;\n" + extra)
     includes = (RUNTIME / "include", DEVICE, HERE, *include_folders())
-    paths = [*sources(device), *sorted(DEVICE.glob("*.c")), RUNTIME / "main.c", HERE / "model.c", HERE / "bind.c", folder / "extra.c"]
-    kit = toolchain(device)
+    paths = [*sources(device), *sorted(DEVICE.glob("*.c")), RUNTIME / "main.c", folder / "extra.c"]
+    paths += [HERE / "learner.c", HERE / "bind_learner.c"] if learner else [HERE / "model.c", HERE / "bind.c"]
+    kit = toolchain(device, compiler)
     local = [_copy(path, folder) for path in paths]
     rows = [Source(path, includes, dict(defines(device)), "s") for path in local]
     return kit.link(kit.compile(rows, folder), Path("board.ld"), Path("model.elf"), folder)

@@ -136,7 +136,7 @@ def write_files(folder: Path, files: Mapping[str, bytes]) -> None:
 def bind_source(plan: Plan) -> str:
     """The C that ties a model to a firmware: the arenas in their memories, and the names main.c looks for."""
     ident = identifier(plan.name)
-    lines = [f'#include "{ident}.h"', ""]
+    lines = [f'#include "{ident}.h"', '#include "embarq_bridge.h"', ""]
     bases = []
     for region, size in enumerate(plan.arena_bytes):
         if size:
@@ -144,4 +144,6 @@ def bind_source(plan: Plan) -> str:
         bases.append(f"arena_{region}" if size else "0")
     lines += ["", f"extern const embarq_model *const embarq_the_model;\nconst embarq_model *const embarq_the_model = &{ident}_model;"]
     lines.append(f"extern const embarq_memory embarq_the_memory;\nconst embarq_memory embarq_the_memory = {{{{{', '.join(bases)}}}}};")
+    lines.append("extern const embarq_learning *const embarq_the_learning;\nconst embarq_learning *const embarq_the_learning = 0;")
+    lines.append("extern const embarq_training *const embarq_the_training;\nconst embarq_training *const embarq_the_training = 0;")
     return "\n".join(lines) + "\n"

@@ -7,6 +7,11 @@ extern uint32_t __stack_limit, __stack_top, __data_load, __data_start, __data_en
 int main(void);
 void Reset_Handler(void);
 void Fault_Handler(void);
+#if defined(EMBARQ_FLASH_NMI) /* the flash driver takes it */
+void NMI_Handler(void);
+#else
+#define NMI_Handler Fault_Handler
+#endif
 void embarq_fault_stop(uint32_t *frame, uint32_t exc_return);
 
 embarq_fault_record embarq_fault __attribute__((section(".noinit"), used));
@@ -18,7 +23,7 @@ typedef union {
 
 /* No interrupt is ever enabled, so the sixteen system entries are the whole table. 128: the least VTOR can point to. */
 __attribute__((section(".vectors"), used, aligned(128))) static const vector vectors[16] = {
-    {.stack = &__stack_top}, {.run = Reset_Handler}, {.run = Fault_Handler}, {.run = Fault_Handler},
+    {.stack = &__stack_top}, {.run = Reset_Handler}, {.run = NMI_Handler},   {.run = Fault_Handler},
     {.run = Fault_Handler},  {.run = Fault_Handler}, {.run = Fault_Handler}, {.run = Fault_Handler},
     {.run = Fault_Handler},  {.run = Fault_Handler}, {.run = Fault_Handler}, {.run = Fault_Handler},
     {.run = Fault_Handler},  {.run = Fault_Handler}, {.run = Fault_Handler}, {.run = Fault_Handler},
