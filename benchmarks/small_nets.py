@@ -1,8 +1,8 @@
-"""Two small image classifiers for 32x32 pictures: MobileNetV2-0.35 and a net built as MCUNet's are.
+"""Three small image classifiers for 32x32 pictures: MobileNetV2-0.35, a net built as MCUNet's are, ResNet-18 at a quarter of its widths.
 
-Both are the published structures with the first strides taken out, as usual for 32x32 input (the stem and, in
-MobileNetV2, nothing else keeps full resolution). `module(name)` makes one; `pretrained(name)` loads the weights
-that `benchmarks/train_small.py` made.
+All are the published structures with the first strides taken out, as usual for 32x32 input (the stem and, in
+MobileNetV2, nothing else keeps full resolution; ResNet-18's 7x7 stem and its pool become one 3x3 layer). `module(name)`
+makes one; `pretrained(name)` loads the weights that `benchmarks/train_small.py` made.
 """
 
 from __future__ import annotations
@@ -33,11 +33,16 @@ MCUNET_LIKE: tuple[tuple[int, int, int, int], ...] = (
     (5, 64, 1, 5), (4, 64, 1, 3),
     (5, 96, 2, 5), (4, 96, 1, 3),
 )  # fmt: skip
+#: (channels, stride) of every basic block
+RESNET18_QUARTER: tuple[tuple[int, int], ...] = ((16, 1), (16, 1), (32, 2), (32, 1), (64, 2), (64, 1), (128, 2), (128, 1))
 #: name -> (blocks, channels of the stem, channels of the last 1x1 convolution or 0 for none)
-NETS: dict[str, tuple[tuple[tuple[int, int, int, int], ...], int, int]] = {
+NETS: dict[str, tuple[tuple[tuple[int, ...], ...], int, int]] = {
     "mobilenetv2_035": (MOBILENET_V2_035, 16, 1280),
     "mcunet_like": (MCUNET_LIKE, 16, 0),
+    "resnet18_quarter": (RESNET18_QUARTER, 16, 0),
 }
+#: Those of residual blocks of two 3x3 layers; the others have inverted residuals.
+RESNETS = ("resnet18_quarter",)
 CLASSES = 10
 INPUT_SHAPE = (1, 3, 32, 32)  # float32, pixel / 255
 
@@ -47,11 +52,11 @@ def module(name: str) -> Any:
     from torch import nn
 
     blocks, stem, head = NETS[name]
-    layers: list[nn.Module] = [_conv(3, stem, 3, 1, 1, "relu6")]
+    layers: list[nn.Module] = [_conv(3, stem, 3, 1, 1, "relu" if name in RESNETS else "relu6")]
     width = stem
-    for expansion, channels, stride, kernel in blocks:
-        layers.append(_inverted_residual(width, channels, expansion, stride, kernel))
-        width = channels
+    for block in blocks:
+        layers.append(_residual(width, *block) if name in RESNETS else _inverted_residual(width, *block))
+        width = block[0] if name in RESNETS else block[1]
     if head:
         layers.append(_conv(width, head, 1, 1, 1, "relu6"))
         width = head
@@ -82,10 +87,28 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int, groups: int, acti
     from torch import nn
 
     layers = [nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, groups=groups, bias=False), nn.BatchNorm2d(outputs)]
-    return nn.Sequential(*layers, *([nn.ReLU6()] if activation == "relu6" else []))
+    after = {"relu": [nn.ReLU()], "relu6": [nn.ReLU6()], "none": []}[activation]
+    return nn.Sequential(*layers, *after)
 
 
-def _inverted_residual(inputs: int, outputs: int, expansion: int, stride: int, kernel: int) -> Any:
+def _residual(inputs: int, outputs: int, stride: int) -> Any:
+    from torch import nn
+
+    class Residual(nn.Module):
+        """x -> 3x3 -> 3x3, + x (by a 1x1 where shapes change), then ReLU."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Sequential(_conv(inputs, outputs, 3, stride, 1, "relu"), _conv(outputs, outputs, 3, 1, 1, "none"))
+            self.skip = nn.Identity() if stride == 1 and inputs == outputs else _conv(inputs, outputs, 1, stride, 1, "none")
+
+        def forward(self, x: Any) -> Any:
+            return nn.functional.relu(self.body(x) + self.skip(x))
+
+    return Residual()
+
+
+def _inverted_residual(inputs: int, expansion: int, outputs: int, stride: int, kernel: int) -> Any:
     from torch import nn
 
     class InvertedResidual(nn.Module):

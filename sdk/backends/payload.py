@@ -35,7 +35,8 @@ class Port:
 class Payload:
     """Files by relative path; `entry` is the one that the engine opens. `requires`: Python packages of the device with versions.
 
-    `options` are handed to `sdk.runner.engines.open_engine`; `notes` are sentences for the plan and the report.
+    `options` are handed to `sdk.runner.engines.open_engine`; `notes` are sentences for the plan and the report. `tolerance`: how far
+    other machines may be off the golden outputs, of the largest value; None where the precision decides, 0 where every byte must agree.
     """
 
     files: Mapping[str, bytes] = field(repr=False)
@@ -45,6 +46,7 @@ class Payload:
     requires: Mapping[str, str]
     options: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    tolerance: float | None = None
 
     def __post_init__(self) -> None:
         if self.entry not in self.files:

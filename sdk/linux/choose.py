@@ -13,7 +13,7 @@ import numpy as np
 
 from sdk.backends.payload import Payload
 from sdk.backends.samples import LayerError
-from sdk.errors import DoesNotFit, EmbarqError, UnsupportedOp, VerificationFailed
+from sdk.errors import DeviceError, DoesNotFit, EmbarqError, LinkError, UnsupportedOp, VerificationFailed, VersionMismatch
 from sdk.golden import Golden
 from sdk.linux.evaluate import answers, share_right
 from sdk.linux.source import Arrays, reference
@@ -53,6 +53,7 @@ class _Racer:
     peak_rss_bytes: int | None = None
     engine_version: str = ""
     out: str | None = None  # why it is no longer in the race
+    absent: bool = False  # the device cannot start it: no package, an old one, or one that does not work there
 
     @contextmanager
     def running(self) -> Iterator[Any]:
@@ -91,9 +92,15 @@ def compile_linux(plan: LinuxPlan, make: Make, open_session: Callable[[Any, str]
         raise DoesNotFit(f"{plan.name} does not fit {plan.device.name}: {over}; try: {plan.mends[0] if plan.mends else 'a smaller model'}")
     tell = progress or (lambda _: None)
     run = reference(plan.model)
-    racers, failed = _build(plan, tuple(run(v) for v in plan.vectors), tell)
+    wanted = tuple(run(v) for v in plan.vectors)
+    racers, failed = _build(plan, [c.recipe for c in plan.kept], wanted, tell)
     try:
         source = _race(plan, racers, run, make, open_session, tell)
+        if plan.spare and racers and all(racer.absent for racer in racers):
+            tell("no engine is installed there: trying our own")
+            more, more_failed = _build(plan, plan.spare, wanted, tell)
+            racers, failed = [*racers, *more], [*failed, *more_failed]
+            source = _race(plan, more, run, make, open_session, tell)
     finally:
         for racer in racers:
             if racer.session is not None:
@@ -112,12 +119,12 @@ def _layers(plan: LinuxPlan, best: _Racer, tell: Progress) -> Sequence[LayerErro
     return backend.error_report(plan.model, best.recipe, best.payload, plan.calibration)  # type: ignore[no-any-return]
 
 
-def _build(plan: LinuxPlan, wanted: Sequence[Arrays], tell: Progress) -> tuple[list[_Racer], list[Measured]]:
-    """Every kept recipe with its payload, which serves all thread counts; and a row for each whose export failed, which is told, not fatal."""
+def _build(plan: LinuxPlan, recipes: Sequence[Recipe], wanted: Sequence[Arrays], tell: Progress) -> tuple[list[_Racer], list[Measured]]:
+    """Every recipe with its payload, which serves all thread counts; and a row for each whose export failed, which is told, not fatal."""
     payloads: dict[tuple[str, str], Payload] = {}
     failures: dict[tuple[str, str], str] = {}
     racers, failed = [], []
-    for recipe in (c.recipe for c in plan.kept):
+    for recipe in recipes:
         key = (recipe.engine, recipe.precision)
         if key not in payloads and key not in failures:
             tell(f"building {recipe.engine} {recipe.precision}")
@@ -129,12 +136,18 @@ def _build(plan: LinuxPlan, wanted: Sequence[Arrays], tell: Progress) -> tuple[l
             failed.append(Measured(recipe, None, None, None, None, 0, "", _where(plan), f"not built: {failures[key]}"))
         else:
             golden = Golden(tuple(plan.vectors), tuple(wanted), tuple(() for _ in plan.vectors))
-            exact = recipe.precision == "float32" and not plan.model.is_quantised
-            racers.append(_Racer(recipe, payloads[key], golden, FLOAT_TOLERANCE if exact else ROUNDED_TOLERANCE))
-    if not racers:
+            racers.append(_Racer(recipe, payloads[key], golden, _tolerance(plan, recipe, payloads[key])))
+    if not racers and recipes is not plan.spare:
         told = "; ".join(f"{'/'.join(key)}: {reason}" for key, reason in failures.items())
         raise UnsupportedOp(f"no engine could build {plan.name}: {told}")
     return racers, failed
+
+
+def _tolerance(plan: LinuxPlan, recipe: Recipe, payload: Payload) -> float:
+    """How far another machine may be off the golden outputs: what the payload promises, else what engines do."""
+    if payload.tolerance is not None:
+        return payload.tolerance
+    return FLOAT_TOLERANCE if recipe.precision == "float32" and not plan.model.is_quantised else ROUNDED_TOLERANCE
 
 
 def _race(plan: LinuxPlan, racers: Sequence[_Racer], run: Any, make: Make, open_session: Any, tell: Progress) -> float | None:
@@ -151,6 +164,7 @@ def _race(plan: LinuxPlan, racers: Sequence[_Racer], run: Any, make: Make, open_
                 _prove(racer, session)
         except EmbarqError as error:
             racer.out = str(error)
+            racer.absent = isinstance(error, (DeviceError, VersionMismatch)) and not isinstance(error, LinkError)
     source = _judge(plan, racers, run, tell)
     timed = [r for r in racers if r.out is None and (r.recipe.engine != "tensorrt" or plan.target != "local")]  # here TensorRT falls back to the processor
     if len(timed) > 1:

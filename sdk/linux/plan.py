@@ -12,7 +12,7 @@ from sdk.errors import EmbarqError, UnsupportedOp, UsageError
 from sdk.linux.evaluate import evaluation_of
 from sdk.model import Model
 from sdk.planner.linux_records import Candidate, LinuxPlan
-from sdk.planner.recipes import ENGINES, Recipe
+from sdk.planner.recipes import ENGINES, LAST_RESORT, Recipe
 from sdk.planner.records import Mend, Plan
 from targets.device import Device
 
@@ -20,7 +20,7 @@ CALIBRATION_SAMPLES = 256
 #: Engine -> (module, extra) that building its file needs on this computer; LiteRT's files are written without it.
 BUILDS_WITH: Mapping[str, tuple[tuple[str, str], ...]] = {
     "onnx": (("onnx", "onnxruntime"), ("onnxruntime", "onnxruntime")), "litert": (), "tensorrt": (("onnx", "onnxruntime"), ("onnxruntime", "onnxruntime")),
-    "executorch": (("executorch", "executorch"), ("torchao", "executorch")),
+    "executorch": (("executorch", "executorch"), ("torchao", "executorch")), "native": (("ziglang", "firmware"),),
 }  # fmt: skip
 #: The same for trying it here.
 RUNS_WITH = {"litert": ("ai_edge_litert", "litert")}
@@ -60,24 +60,31 @@ def plan_linux(
     for recipe in recipes(device, model, backend, precision, threads, samples is not None):
         tell(recipe.name)
         candidates.append(_candidate(device, model, base, recipe, samples, target))
+    spare = tuple(recipes(device, model, LAST_RESORT, precision, None, samples is not None)) if backend == "auto" else ()
+    if spare and all(c.refusal is not None for c in candidates):  # no engine's wheel here, or none takes the model
+        candidates += [_candidate(device, model, base, recipe, samples, target) for recipe in spare if recipe not in [c.recipe for c in candidates]]
+        spare = ()
     _refuse_if_none(model, device, candidates)
     made = LinuxPlan(
         name=model.name, device=device, model=model, base=base, candidates=tuple(candidates), memory_bytes=main_memory(device).usable_bytes,
         accuracy_drop_points=accuracy_drop_points, calibration=samples, evaluation=judged, target=target,
         layer_report=quant_report,
         decisions=tuple(_decisions(device, model, samples, judged, candidates, accuracy_drop_points, quant_report)), vectors=_vectors(model, vectors, samples),
+        spare=spare,
     )  # fmt: skip
     return made if made.fits else _with_mends(made, precision)
 
 
 def recipes(device: Device, model: Model, backend: str, precision: str, threads: int | Sequence[int] | None, calibrated: bool) -> Iterator[Recipe]:
     """Every recipe to look at: engines in the device's order, precisions as asked, one thread and all cores unless told."""
-    engines = [backend] if backend != "auto" else [e for e in device.backends if e in ENGINES]
+    engines = [backend] if backend != "auto" else [e for e in device.backends if e in ENGINES] or [LAST_RESORT]
     counts = sorted({1, sum(c.count for c in device.cores)}) if threads is None else [threads] if isinstance(threads, int) else list(threads)
     for engine in engines:
         for each in _precisions(model, precision, calibrated, engine):
             if engine == "tensorrt":  # a GPU: threads do not matter, and its opset and precisions depend on the board
                 yield Recipe(engine, each, 1, {"device": device.name})
+            elif engine == LAST_RESORT and threads is None:
+                yield Recipe(engine, each)  # it has one thread
             else:
                 yield from (Recipe(engine, each, int(count)) for count in counts)
 
@@ -88,11 +95,12 @@ def _precisions(model: Model, asked: str, calibrated: bool, engine: str) -> tupl
     if asked != "auto":
         return (asked,)
     half = ("float16",) if engine == "tensorrt" else ()
-    return ("float32", *half, *(("int8", "dynamic-int8") if calibrated else ()))
+    shrunk = ("int8",) if engine == LAST_RESORT else ("int8", "dynamic-int8")
+    return ("float32", *half, *(shrunk if calibrated else ()))
 
 
 def _check(device: Device, backend: str, precision: str, drop: float) -> None:
-    known = [e for e in device.backends if e in ENGINES]
+    known = [*(e for e in device.backends if e in ENGINES and e != LAST_RESORT), LAST_RESORT]
     if backend != "auto" and backend not in known:
         raise UsageError(f"{device.name} has no backend {backend!r}; choose one of {', '.join(known)} or auto")
     if precision not in PRECISIONS:
@@ -124,11 +132,15 @@ def _candidate(device: Device, model: Model, base: Plan, recipe: Recipe, samples
     refusal = _refusal(model, recipe, samples) or _not_installed(recipe.engine, target)
     if refusal is not None:
         return Candidate(recipe, refusal=refusal)
+    if recipe.engine == LAST_RESORT:
+        from sdk.backends import native
+
+        return Candidate(recipe, native.peak_memory(model, recipe))
     return Candidate(recipe, peak_memory(base, recipe, device), latency(base, recipe, device))
 
 
 def _refusal(model: Model, recipe: Recipe, samples: Calibration | None) -> str | None:
-    if model.is_quantised and model.kind == "tflite" and recipe.engine != "litert":
+    if model.is_quantised and model.kind == "tflite" and recipe.engine not in ("litert", LAST_RESORT):
         return f"{model.name} came quantised for LiteRT; {recipe.engine} would have to quantise it anew, so load the float model for it"
     if recipe.precision == "int8" and samples is None and not model.is_quantised:
         return "int8 needs calibration data; give calibration=, a few hundred real inputs"

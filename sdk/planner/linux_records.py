@@ -89,6 +89,7 @@ class LinuxPlan:
     decisions: tuple[str, ...] = ()
     mends: tuple[Mend, ...] = ()
     vectors: tuple[tuple[np.ndarray, ...], ...] = field(default=(), repr=False, compare=False)
+    spare: tuple[Recipe, ...] = ()  # what compile tries where the target has the package of no candidate
 
     @property
     def kept(self) -> tuple[Candidate, ...]:

@@ -9,8 +9,10 @@ from typing import Any
 
 from sdk.errors import UsageError
 
-#: Engines in the order in which ties are broken. "tensorrt" is built on the Jetson itself.
-ENGINES = ("onnx", "litert", "executorch", "tensorrt")
+#: Engines in the order in which ties are broken. "tensorrt" is built on the Jetson itself; "native" is our own C, for want of any other.
+ENGINES = ("onnx", "litert", "executorch", "tensorrt", "native")
+#: Every Linux device has it, and auto takes it only where no other engine can be had.
+LAST_RESORT = "native"
 #: float32; int8 with calibrated activations; int8 weights with activations scaled at run time (dynamic); half floats (TensorRT).
 PRECISIONS = ("float32", "int8", "dynamic-int8", "float16")
 

@@ -26,7 +26,7 @@ PIECE = 1 << 20
 REQUIRED = {"name": str, "backend": str, "files": dict, "inputs": list, "outputs": list, "golden": dict, "recipe": dict, "entry": str}
 #: backend of the manifest -> engines that may open its file, the usual one first
 ENGINES = {"onnx": ("onnx",), "litert": ("litert", "tflite-runtime"), "executorch": ("executorch",), "tensorrt": ("tensorrt",),
-           "torch": ("torch",)}  # fmt: skip
+           "torch": ("torch",), "native": ("native",)}  # fmt: skip
 MACHINES = {"arm64": "aarch64", "amd64": "x86_64", "armv6l": "armv6", "armv7l": "armv7", "armv8l": "armv7"}
 #: Distributions that bring the same module under another name.
 SAME = {"onnxruntime": ("onnxruntime", "onnxruntime-gpu")}

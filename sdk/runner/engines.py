@@ -16,7 +16,7 @@ __all__ = ["NAMES", "Engine", "EngineMissing", "EngineRefused", "check_options",
 
 #: (name, shape, dtype) of one input or output
 Signature = tuple
-NAMES = ("onnx", "litert", "tflite-runtime", "executorch", "tensorrt", "torch")
+NAMES = ("onnx", "litert", "tflite-runtime", "executorch", "tensorrt", "torch", "native")
 #: Pools that would otherwise start one thread per core: of the engines, and of numpy's BLAS, which here computes nothing.
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 BLAS_VARIABLES = ("OPENBLAS_NUM_THREADS", "BLIS_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
@@ -52,7 +52,7 @@ def set_threads(threads: int) -> None:
 def open_engine(engine: str, path: str, threads: int, options: Mapping[str, Any] | None = None) -> Engine:
     """`path` loaded by `engine` on `threads` threads.
 
-    options: the engine's own; onnx {"providers", "optimisation", "session"}, litert and tflite-runtime {"kernels"}, executorch {"method"}.
+    options: the engine's own; onnx {"providers", "optimisation", "session"}, litert and tflite-runtime {"kernels"}, executorch {"method"}; native none.
     Raises `EngineMissing` (the package to install is named), `EngineRefused` (the file cannot be opened), `BadRequest` (an unknown option).
     """
     if threads < 1:
@@ -76,6 +76,10 @@ def open_engine(engine: str, path: str, threads: int, options: Mapping[str, Any]
         opened = TorchEngine(path, threads, options or {})
     elif engine == "tensorrt":
         opened = _tensorrt(path, threads, options or {})
+    elif engine == "native":
+        from .native_engine import NativeEngine
+
+        opened = NativeEngine(path, threads, options or {})
     else:
         raise BadRequest(f"engine {engine!r} is not known; choose from {', '.join(NAMES)}")
     return opened
