@@ -131,10 +131,11 @@ def _zig(core: str, device_name: str) -> Toolchain:
     if core not in ZIG_CPU:
         raise UnsupportedOp(f"{device_name} has a {core}, which ziglang's clang does not compile for; use its vendor's compiler on the C library")
     target, cpu = ZIG_CPU[core]
-    return Toolchain("zig", (str(_zig_binary()), "cc"), ("-target", target, f"-mcpu={cpu}"), *ZIG_FLAGS)
+    return Toolchain("zig", (str(zig_binary()), "cc"), ("-target", target, f"-mcpu={cpu}"), *ZIG_FLAGS)
 
 
-def _zig_binary() -> Path:
+def zig_binary() -> Path:
+    """The clang of the `ziglang` wheel; raises ToolError when it is not installed."""
     spec = util.find_spec("ziglang")
     if spec is None or not spec.submodule_search_locations:
         raise ToolError('the C compiler is not installed; run: pip install "embarq[firmware]"')
