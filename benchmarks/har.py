@@ -18,6 +18,8 @@ from benchmarks.small_nets import WEIGHTS
 DEVICES = ("phone", "watch")
 #: people the shipped weights never saw
 HELD_OUT = (5, 9, 13, 17, 19, 22)
+#: of these, those on whom recipes are chosen, and those on whom they are judged
+CHOSEN_ON, TESTED = HELD_OUT[:2], HELD_OUT[2:]
 LENGTH, STRIDE = 128, 32  # samples: 1.28 s, a window every 0.32 s
 INPUT_SHAPE = (1, 6, 1, LENGTH)  # float32: acceleration in 10 m/s2, rotation in 3 rad/s; one row, so that 2-D kernels run it
 SCALE = np.array([10, 10, 10, 3, 3, 3], np.float32)

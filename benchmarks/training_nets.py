@@ -70,6 +70,13 @@ def pictures(name: str, count: int, seed: int = 0) -> tuple[np.ndarray, np.ndarr
     return pictures_of(count, NETS[name].side, seed)
 
 
+def clean_pictures(name: str, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """`count` pictures as the net was trained on them, in the net's size, and labels: what its maker calibrates with."""
+    x, y = training_pictures()
+    picked = np.random.default_rng(99).permutation(len(y))[:count]
+    return to_input(x[picked], NETS[name].side), y[picked]
+
+
 def pictures_of(count: int, side: int, seed: int, kind: str = "night", severity: int = 3) -> tuple[np.ndarray, np.ndarray]:
     """Training pictures in an order that `seed` gives, shifted, enlarged to `side` where that is more than 32; and their labels."""
     x, y = training_pictures()

@@ -9,7 +9,7 @@ vectors keep their whole matrix, and batch norms and ReLUs keep what they always
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -49,11 +49,24 @@ def last(net: Any, which: str) -> list[str]:
     return names[-count:]
 
 
-def plain(net: Any, names: Sequence[str]) -> PlainRun:
-    """A copy of `net` in which the weights of `names`, and the biases of theirs and their batch norms', learn; nothing else does."""
+def fit(run: PlainRun, x: Any, y: Any, order: Iterable[Any], rate: float, momentum: float = 0.9) -> Any:
+    """The net after one step of SGD on each batch of `order` (index arrays), in evaluation mode."""
+    import torch
+
+    optimiser = torch.optim.SGD(run.parameters, lr=rate, momentum=momentum)
+    for rows in order:
+        loss = torch.nn.functional.cross_entropy(run.net(x[rows]), y[rows])
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    return run.net
+
+
+def plain(net: Any, names: Sequence[str], copied: bool = True) -> PlainRun:
+    """A copy of `net`, or itself, in which the weights of `names`, and the biases of theirs and their batch norms', learn; nothing else does."""
     from torch import nn
 
-    net = copy.deepcopy(net).eval()
+    net = (copy.deepcopy(net) if copied else net).eval()
     for p in net.parameters():
         p.requires_grad_(False)
     modules = dict(net.named_modules())
@@ -141,17 +154,21 @@ def gradients(run: PlainRun, x: Any, y: Any) -> list[np.ndarray]:
     return [g.numpy() for g in found]
 
 
-def step(run: PlainRun, x: Any, y: Any, rate: float) -> float:
-    """One step of SGD; the loss before it."""
+def step(run: PlainRun, x: Any, y: Any, rate: float, micro: int = 0) -> float:
+    """One step of SGD on samples x, y; the loss before it. micro: samples at once, gradients added up; 0: all."""
     import torch
 
-    loss = torch.nn.functional.cross_entropy(run.net(x), y)
-    loss.backward()
+    size, total = micro or len(y), 0.0
+    for i in range(0, len(y), size):
+        loss = torch.nn.functional.cross_entropy(run.net(x[i : i + size]), y[i : i + size], reduction="sum") / len(y)
+        loss.backward()
+        total += loss.item()
+        del loss
     with torch.no_grad():
         for p in run.parameters:
             p -= rate * p.grad
             p.grad = None
-    return loss.item()
+    return total
 
 
 @contextmanager

@@ -1,0 +1,159 @@
+"""One case of the training benchmark: bytes kept, direction of the gradient, time of a step, peak of a process, error of the prediction.
+
+Plain autograd stands beside ours with the same net, layers, batch and updates: batch-norm statistics frozen, the part before the
+first layer that learns without a graph. Times are taken in turns, in one process, with one thread.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks import training_nets, training_peers
+from benchmarks.rows import Row
+from benchmarks.training_methods import Learning, batched, learning, parsed, trainer
+from benchmarks.training_peaks import peaks
+from benchmarks.training_peers import PlainRun
+
+BATCH, MICRO = 32, 8
+TINY_RATE = 1e-5  # for steps that are timed, not learned from
+TURNS = 7
+CALIBRATION = 128  # pictures, of the kind the net was trained on: the host has no others
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A net, the layers of it that learn, and its pictures; what all methods on it share. batches: (x [32, ...], y [32]) tensors."""
+
+    net_name: str
+    layers: str
+    net: Any
+    plain: PlainRun
+    batches: tuple[tuple[Any, Any], ...]
+    learning: Learning
+    plain_bytes: int
+    plain_gradients: tuple[list[np.ndarray], ...]
+
+    def case(self, method: str) -> str:
+        """Name of a case."""
+        return f"{self.net_name}/{self.layers}/{method}"
+
+
+def setup(net_name: str, layers: str, batches: int = 4) -> Setup:
+    """Build, calibrate on unshifted pictures, and take plain autograd's bytes and gradients on each of `batches` batches."""
+    import torch
+
+    net = training_nets.build(net_name)
+    names = training_peers.last(net, layers)
+    plain = training_peers.plain(net, names)
+    data = []
+    for i in range(batches):
+        x, y = training_nets.pictures(net_name, BATCH, seed=i)
+        data.append((torch.from_numpy(x), torch.from_numpy(y)))
+    with training_peers.held_bytes(list(plain.net.parameters())) as held:
+        first = training_peers.gradients(plain, *data[0])
+    gradients = (first, *(training_peers.gradients(plain, x, y) for x, y in data[1:]))
+    known = learning(net, batched(*training_nets.clean_pictures(net_name, CALIBRATION)), names)
+    return Setup(net_name, layers, net, plain, tuple(data), known, held[0], gradients)
+
+
+def training_of(micro: int = 0, rate: float = TINY_RATE) -> Any:
+    """What is asked of a trainer here: plain SGD, batches of 32."""
+    import sdk
+
+    return sdk.Training(batch=BATCH, micro_batch=micro, learning_rate=rate)
+
+
+def kept_rows(s: Setup, method: str) -> list[Row]:
+    """Bytes kept and the direction of the step, against plain autograd; and how well the bytes were predicted."""
+    from sdk.planner.training.predict import predict_saved_bytes
+    from sdk.planner.training.walk import walk_of
+
+    one = trainer(s.learning, method, training_of())
+    one.step(*s.batches[0])
+    saved = one.saved_bytes()
+    cosines = [step_cosine(s, method, i) for i in range(len(s.batches))]
+    known = s.learning
+    predicted = predict_saved_bytes(walk_of(known.program), known.calibration.records, one.choices, BATCH)
+    case = s.case(method)
+    return [
+        Row(case, "saved_bytes_ratio", s.plain_bytes / saved.batch, "ratio", "higher", {"with constants": s.plain_bytes / (saved.batch + saved.constants)}),
+        Row(case, "saved_bytes", saved.batch, "bytes", "lower", {"plain": s.plain_bytes}),
+        Row(case, "constant_bytes", saved.constants, "bytes", "lower"),
+        Row(case, "gradient_cosine", float(np.mean(cosines)), "cosine", "higher"),
+        Row(case, "prediction_error", abs(predicted - saved.batch) / saved.batch, "fraction", "lower"),
+    ]
+
+
+def step_cosine(s: Setup, method: str, i: int) -> float:
+    """Cosine between the weights' movement in one step of ours and plain autograd's gradient, on batch i. A fresh trainer every time:
+    subspace iteration gets one batch before, as it has in any run but its first step."""
+    one = trainer(s.learning, method, training_of(rate=1e-6))
+    if parsed(method)[0] == "asi":
+        one.step(*s.batches[i - 1])
+    before = _weights(one, s.plain.layers)
+    one.updates.learning_rate = 1.0
+    one.step(*s.batches[i])
+    return training_peers.cosine([b - a for a, b in zip(_weights(one, s.plain.layers), before, strict=True)], s.plain_gradients[i])
+
+
+def _weights(one: Any, names: Sequence[str]) -> list[np.ndarray]:
+    state = one.state_dict()
+    return [state[f"{name}.weight"].numpy().copy() for name in names]
+
+
+def published_rows(s: Setup, eps: float) -> list[Row]:
+    """The published HOSVD on the same net and batches: what its accounting claims, what autograd really keeps, its direction."""
+    run = training_peers.official_hosvd(s.net, s.plain.layers, eps)
+    with training_peers.held_bytes(list(run.net.parameters())) as held:
+        first = training_peers.gradients(run, *s.batches[0])
+    claimed = run.counted.input_bytes / run.counted.factor_bytes
+    found = [first, *(training_peers.gradients(run, x, y) for x, y in s.batches[1:])]
+    cosines = [training_peers.cosine(a, b) for a, b in zip(found, s.plain_gradients, strict=True)]
+    case = s.case("published" if eps == 0.9 else f"published@{eps:g}")
+    return [
+        Row(case, "saved_bytes_ratio", s.plain_bytes / held[0], "ratio", "higher", {"its own accounting": claimed}),
+        Row(case, "saved_bytes", held[0], "bytes", "lower", {"plain": s.plain_bytes, "its own accounting": run.counted.factor_bytes}),
+        Row(case, "gradient_cosine", float(np.mean(cosines)), "cosine", "higher"),
+    ]
+
+
+def time_row(s: Setup, method: str, turns: int = TURNS) -> Row:
+    """Time of a step over that of plain autograd: the lowest of each, taken in turns."""
+    one = trainer(s.learning, method, training_of())
+    x, y = s.batches[0]
+    ours, plain = in_turns([lambda: one.step(x, y), lambda: training_peers.step(s.plain, x, y, TINY_RATE)], turns)
+    return Row(s.case(method), "step_time_ratio", ours / plain, "ratio", "lower")
+
+
+def in_turns(runs: Sequence[Callable[[], Any]], turns: int) -> list[float]:
+    """The lowest seconds of each, one after the other `turns` times, after one that does not count."""
+    times: list[list[float]] = [[] for _ in runs]
+    for _ in range(turns + 1):
+        for run, found in zip(runs, times, strict=True):
+            started = time.perf_counter()
+            run()
+            found.append(time.perf_counter() - started)
+    return [min(found[1:]) for found in times]
+
+
+def peak_rows(s: Setup, methods: Sequence[str]) -> list[Row]:
+    """Growth of our process over that of plain autograd with the whole batch at once; beside it plain autograd with the same micro-batches."""
+    wanted = [("plain", 0), ("plain", MICRO), *((m, micro) for m in methods for micro in (MICRO, 0))]
+    with tempfile.TemporaryDirectory(prefix="embarq-bench-") as folder:
+        s.learning.calibration.save(stored := str(Path(folder) / "calibration.npz"))
+        found = peaks(s.net_name, s.layers, stored, wanted)
+    plain = found["plain:0"]
+    same = {"plain, same micro-batches": found[f"plain:{MICRO}"] / plain}
+    rows = []
+    for m in methods:
+        rows.append(Row(s.case(m), "peak_rss_ratio", found[f"{m}:{MICRO}"] / plain, "ratio", "lower", same))
+        rows.append(Row(s.case(m), "peak_rss_ratio_whole_batch", found[f"{m}:0"] / plain, "ratio", "lower"))
+        rows.append(Row(s.case(m), "peak_rss_bytes", found[f"{m}:{MICRO}"], "bytes", "lower", {"plain": plain}))
+    return rows

@@ -1,0 +1,69 @@
+"""From a method's name to a trainer that learns by it: "fixed" is fixed subspaces at eps 0.9, "fixed@0.8" the same at 0.8."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+METHODS = ("exact", "fixed", "asi", "hosvd", "svd", "adapter")
+EPS = 0.9
+
+
+@dataclass(frozen=True)
+class Learning:
+    """Everything that trainers of one net share: its program, what a calibration run saw of it, the layers that learn."""
+
+    program: Any
+    calibration: Any
+    names: tuple[str, ...]
+
+
+def parsed(method: str) -> tuple[str, float]:
+    """("fixed", 0.8) of "fixed@0.8"; eps 0.9 where none is said. Raises ValueError for a method that there is not."""
+    name, _, eps = method.partition("@")
+    if name not in METHODS:
+        raise ValueError(f"method {name!r} is not known; choose from {', '.join(METHODS)}, and an eps behind @ where you want one")
+    return name, float(eps) if eps else EPS
+
+
+def learning(net: Any, known: Sequence[tuple[Any, Any]], names: Sequence[str]) -> Learning:
+    """Read the net and calibrate these layers on batches (x, y) of what it was trained on: a host does this before the device is flashed."""
+    from sdk.training.nn.calibrate import calibrate
+    from sdk.training.nn.program import read_program
+
+    program = read_program(net, known[0][0][:2])
+    return Learning(program, calibrate(program, known, (), (), names), tuple(names))
+
+
+def trainer(with_: Learning, method: str, training: Any) -> Any:
+    """A fresh trainer of these layers by `method`. Without undo: plain autograd, which it is compared with, has none either."""
+    from sdk.training.nn.trainer import Trainer
+
+    return Trainer(with_.program, choices(with_, method), with_.calibration, training, undo=False)
+
+
+def choices(with_: Learning, method: str) -> list[Any]:
+    """One choice for each layer that learns, with the ranks that the calibration gives.
+
+    Adapters replace weights of many channels; depthwise layers, which have few weights, keep fixed subspaces of their inputs beside them.
+    """
+    from sdk.planner.training.records import Choice
+    from sdk.training.nn.calibrate import ranks_for
+
+    name, eps = parsed(method)
+    if name == "exact":
+        return [Choice(layer) for layer in with_.names]
+    found = []
+    for record in (with_.calibration.record(layer) for layer in with_.names):
+        own = "fixed" if name == "adapter" and record.groups > 1 else name
+        found.append(Choice(record.name, own, eps, ranks_for(record, own, eps)))
+    return found
+
+
+def batched(x: Any, y: Any, size: int = 32) -> list[tuple[Any, Any]]:
+    """x [n, ...], y [n] in batches of `size`."""
+    import torch
+
+    data, labels = torch.as_tensor(x), torch.as_tensor(y)
+    return [(data[i : i + size], labels[i : i + size]) for i in range(0, len(labels), size)]

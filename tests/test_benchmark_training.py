@@ -1,0 +1,155 @@
+"""What the training benchmark measures with: its data, its peers and its arithmetic. No figure of a run is asserted here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks import har, shifts, train_har, training_peers
+from tests.data import shared
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def small_net() -> torch.nn.Module:
+    torch.manual_seed(0)
+    layers = [torch.nn.Conv2d(3, 8, 3, 1, 1, bias=False), torch.nn.BatchNorm2d(8), torch.nn.ReLU()]
+    layers += [torch.nn.Conv2d(8, 8, 3, 2, 1, groups=8, bias=False), torch.nn.BatchNorm2d(8), torch.nn.ReLU()]
+    return torch.nn.Sequential(*layers, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 4)).eval()
+
+
+def batch(count: int = 6) -> tuple[torch.Tensor, torch.Tensor]:
+    rng = np.random.default_rng(1)
+    return torch.from_numpy(rng.standard_normal((count, 3, 10, 10)).astype(np.float32)), torch.from_numpy(rng.integers(0, 4, count))
+
+
+# ---- shifts ----
+
+
+@pytest.mark.parametrize("kind", shifts.KINDS)
+def test_a_shift_is_the_same_every_time_and_stronger_with_its_severity(kind: str) -> None:
+    x = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    x = (shifts.gaussian(x.astype(np.float32), 2.0)).astype(np.uint8)
+    once, again = shifts.shift(x, kind, 3, seed=4), shifts.shift(x, kind, 3, seed=4)
+    assert once.dtype == np.uint8 and once.shape == x.shape and np.array_equal(once, again)
+    moved = [np.abs(shifts.shift(x, kind, s).astype(float) - x).mean() for s in range(1, 6)]
+    assert moved == sorted(moved) and moved[0] > 0
+
+
+def test_blur_is_scipys() -> None:
+    from scipy import ndimage
+
+    x = np.random.default_rng(0).random((2, 12, 9, 3)).astype(np.float32)
+    radius = max(1, round(3 * 1.1))
+    expected = ndimage.gaussian_filter(x, (0, 1.1, 1.1, 0), mode="nearest", radius=(0, radius, radius, 0))
+    assert np.allclose(shifts.gaussian(x, 1.1), expected, atol=1e-5)
+
+
+def test_a_shift_that_there_is_not_is_refused() -> None:
+    with pytest.raises(ValueError, match="no shift 'fog' of severity 3"):
+        shifts.shift(np.zeros((1, 4, 4, 3), np.uint8), "fog")
+    with pytest.raises(ValueError, match="severities 1 to 5"):
+        shifts.shift(np.zeros((1, 4, 4, 3), np.uint8), "noise", 6)
+
+
+# ---- movement data ----
+
+
+@pytest.fixture(scope="module")
+def watch() -> har.Windows:
+    return har.windows(shared("har/spsw_har_public.npz"), "watch")
+
+
+def test_windows_lie_within_one_recording_and_hold_its_samples(watch: har.Windows) -> None:
+    with np.load(shared("har/spsw_har_public.npz"), allow_pickle=False) as stored:
+        mine = stored["device"] == har.DEVICES.index("watch")
+        x, y, subject, execution = (stored[k][mine] for k in ("x", "label", "subject", "execution"))
+    assert watch.x.shape[1:] == har.INPUT_SHAPE[1:] and watch.x.dtype == np.float32
+    for person, walk in {(int(s), int(e)) for s, e in zip(watch.subject, watch.execution, strict=True)}:
+        there = (watch.subject == person) & (watch.execution == walk)
+        here = np.flatnonzero((subject == person) & (execution == walk))
+        assert there.sum() == (len(here) - har.LENGTH) // har.STRIDE + 1
+        first = np.flatnonzero(there)[0]
+        assert np.allclose(watch.x[first][:, 0].T * har.SCALE, x[here[: har.LENGTH]], atol=1e-4)
+        assert watch.y[first] == np.bincount(y[here[: har.LENGTH]]).argmax()
+
+
+def test_what_is_tested_on_was_never_learned_from(watch: har.Windows) -> None:
+    for subject in har.HELD_OUT:
+        learn, test = har.split(watch, subject)
+        assert len(learn.y) > 80 and len(test.y) > 80 and set(learn.subject) == set(test.subject) == {subject}
+        assert max(learn.execution) < min(test.execution)
+
+
+def test_the_shipped_net_knows_strangers_better_than_the_commonest_answer(watch: har.Windows) -> None:
+    held = watch.of(np.isin(watch.subject, har.HELD_OUT))
+    found = train_har.accuracy(har.pretrained("watch"), held.x, held.y)
+    assert found > np.bincount(held.y).max() / len(held.y) + 0.2
+
+
+def test_the_movement_net_learns() -> None:
+    rng = np.random.default_rng(0)
+    y = rng.integers(0, 5, 256)
+    x = rng.standard_normal((256, 6, 1, har.LENGTH)).astype(np.float32) * 0.1
+    x[np.arange(256), y] += 1
+    assert train_har.accuracy(train_har.train(x, y, epochs=8), x, y) > 0.8
+
+
+# ---- peers ----
+
+
+def test_the_published_method_at_full_energy_is_plain_autograd() -> None:
+    net, (x, y) = small_net(), batch()
+    names = training_peers.layers_of(net)
+    exact = training_peers.gradients(training_peers.plain(net, names), x, y)
+    same = training_peers.gradients(training_peers.official_hosvd(net, names, 1.0), x, y)
+    assert all(np.allclose(a, b, atol=1e-5) for a, b in zip(exact, same, strict=True))
+    less = training_peers.gradients(training_peers.official_hosvd(net, names, 0.5), x, y)
+    assert training_peers.cosine(exact, less) < 0.999
+
+
+def test_a_truncated_hosvd_is_tensorlys() -> None:
+    tucker = pytest.importorskip("tensorly.decomposition").tucker
+    import tensorly
+
+    x = np.random.default_rng(0).standard_normal((4, 5, 6, 3)).astype(np.float32)
+    core, factors = training_peers.truncated_hosvd(torch.from_numpy(x), 0.8)
+    rebuilt = torch.einsum("abcd,ia,jb,kc,ld->ijkl", core, *factors).numpy()
+    expected = tensorly.tucker_to_tensor(tucker(x, rank=list(core.shape), init="svd", n_iter_max=0))
+    assert np.allclose(rebuilt, expected, atol=1e-4)
+
+
+def test_held_bytes_counts_each_storage_once_and_no_parameter() -> None:
+    w = torch.ones(50, requires_grad=True)
+    x = torch.ones(50)
+    with training_peers.held_bytes([w]) as held:
+        (x * w).sum() + (x[:25] * w[:25]).sum()  # both keep x: one storage
+    assert held == [200]
+
+
+def test_only_the_last_layers_learn_and_nothing_is_kept_before_them() -> None:
+    net, (x, y) = small_net(), batch()
+    run = training_peers.plain(net, training_peers.last(net, "classifier"))
+    with training_peers.held_bytes(list(run.net.parameters())) as held:
+        training_peers.gradients(run, x, y)
+    assert held[0] < 1000 and run.layers == ("8",)
+    before = {k: v.clone() for k, v in run.net.state_dict().items()}
+    training_peers.step(run, x, y, 0.1)
+    assert {k for k, v in run.net.state_dict().items() if not torch.equal(v, before[k])} == {"8.weight", "8.bias"}
+
+
+def test_last12_is_twelve_layers_and_the_classifier() -> None:
+    from benchmarks import small_nets
+
+    net = small_nets.module("mobilenetv2_035")
+    names = training_peers.last(net, "last12")
+    assert len(names) == 13 and names[-1] == training_peers.layers_of(net)[-1] and len(training_peers.last(net, "all")) == 53
