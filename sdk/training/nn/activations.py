@@ -127,7 +127,7 @@ class _ScaleShift(torch.autograd.Function):
 
 
 def _hardswish_slope(x: Tensor) -> Tensor:
-    return (x / 3.0).add_(0.5).masked_fill_(x < -3.0, 0.0).masked_fill_(x > 3.0, 1.0)
+    return torch.ops.aten.hardswish_backward(torch.ones_like(x), x)
 
 
 def _gelu_slope(x: Tensor) -> Tensor:

@@ -110,10 +110,8 @@ def expand(core: Tensor, bases: Bases, like: Tensor | None = None) -> Tensor:
     turned = [None if basis is None else basis.t() for basis in bases]
     if core.dim() != 4:
         return project(core, turned)
-    if turned[2] is not None and turned[3] is not None:
-        core = pair_product(core, turned[2], turned[3])
-    else:
-        core = _one_by_one(core, turned, (2, 3))
+    rows, columns = turned[2:]
+    core = _one_by_one(core, turned, (2, 3)) if rows is None or columns is None else pair_product(core, rows, columns)
     if like is not None:
         core = core.contiguous(memory_format=torch.channels_last if channels_last(like) else torch.contiguous_format)
     return _one_by_one(core, turned, (1, 0))

@@ -39,8 +39,10 @@ def ranks_global(spectra: Sequence[np.ndarray], shape: Sequence[int], eps: float
     left = (1.0 - eps) * (1 + 1e-9) + 1e-12 - sum((tails[n][ranks[n]] for n in others), np.zeros(count))
     # tails fall with the rank: the least rank whose tail is at most what is left of the budget
     least = np.searchsorted(-tails[longest], -left, side="left")
-    ranks[longest] = np.where(least >= WHOLE_FROM * shape[longest], shape[longest], np.maximum(least, 1))
-    best = int(np.argmin(np.where(left < 0, np.inf, _values(ranks, shape, samples if constant else 1))))
+    least = np.where(least >= WHOLE_FROM * shape[longest], shape[longest], np.maximum(least, 1))
+    ranks = {n: np.tile(r, 2) for n, r in ranks.items()}
+    ranks[longest] = np.concatenate([least, np.full(count, shape[longest])])  # its basis may cost more than it saves
+    best = int(np.argmin(np.where(np.tile(left, 2) < 0, np.inf, _values(ranks, shape, samples if constant else 1))))
     return tuple(0 if ranks[n][best] >= shape[n] else int(ranks[n][best]) for n in range(len(shape)))
 
 

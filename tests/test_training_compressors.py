@@ -1,0 +1,238 @@
+"""Compressors against tensorly, against laws of orthogonal projections, and against what they promise about memory and state."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+torch = pytest.importorskip("torch")
+
+from sdk.training.nn import decompose, modes  # noqa: E402
+from sdk.training.nn.compressors import Refresh, asi, exact, fixed, hosvd, svd  # noqa: E402
+from sdk.training.nn.ranks import WHOLE_FROM, captured, ranks_global, ranks_per_mode  # noqa: E402
+from tests.test_training_functions import ORDERS, normal, smooth, turned  # noqa: E402
+
+
+def lost(x, kept):
+    """The share of the energy of x that what was kept of it misses."""
+    return float((kept.reconstruct() - x).square().sum() / x.square().sum())
+
+
+def spectra_of(x):
+    """The energies of every mode, by numpy's singular values of the unfoldings."""
+    return [np.linalg.svd(np.moveaxis(x.numpy().astype(np.float64), n, 0).reshape(x.shape[n], -1), compute_uv=False) ** 2 for n in range(x.dim())]
+
+
+@pytest.mark.parametrize("order", ORDERS)
+def test_gram_matrices_and_projections_are_those_of_the_unfoldings(order, monkeypatch):
+    monkeypatch.setattr(modes, "CHUNK", 200)  # several pieces
+    x = normal(5, 6, 9, 8).contiguous(memory_format=ORDERS[order])
+    bases = [normal(d, max(1, d // 2)) for d in x.shape]
+    for n in range(4):
+        unfolded = x.movedim(n, 0).reshape(x.shape[n], -1)
+        for double in (False, True):
+            gram = modes.unfold_gram(x, n, double)
+            assert gram.dtype == (torch.float64 if double else torch.float32)
+            assert torch.allclose(gram.float(), unfolded @ unfolded.t(), atol=1e-4)
+    for chosen in itertools.product((False, True), repeat=4):
+        some = [b if use else None for b, use in zip(bases, chosen, strict=True)]
+        want = x
+        for n, basis in enumerate(some):
+            want = want if basis is None else torch.tensordot(want, basis, dims=([n], [0])).movedim(-1, n)
+        assert torch.allclose(modes.project(x, some), want, atol=1e-4)
+        whole = [None if b is None else turned(b.shape[0]) for b in some]
+        assert torch.allclose(modes.expand(modes.project(x, whole), whole), x, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", ((14, 20, 9, 8), (14, 9, 20), (14, 20)), ids=str)
+def test_hosvd_agrees_with_tensorly(shape):
+    tensorly = pytest.importorskip("tensorly")
+    from tensorly.decomposition import partial_tucker, tucker
+
+    x = smooth(*shape)
+    for eps in (0.7, 0.9, 0.99):
+        ranks = ranks_per_mode(spectra_of(x), eps)
+        theirs = [0 if r >= WHOLE_FROM * d else r for r, d in zip(ranks, shape, strict=True)]
+        cut = [n for n, rank in enumerate(theirs) if rank]
+        (core, factors), _ = partial_tucker(x.numpy(), [theirs[n] for n in cut], modes=cut, n_iter_max=0)
+        want = tensorly.tenalg.multi_mode_dot(core, factors, modes=cut)
+        kept = hosvd(eps, sequential=False).compress(x)
+        assert kept.core().shape == core.shape, "the ranks of the published rule"
+        assert torch.allclose(kept.reconstruct(), torch.from_numpy(np.ascontiguousarray(want)), atol=2e-3)
+        given = hosvd(eps, ranks=theirs).compress(x)
+        (core, factors), errors = tucker(x.numpy(), [r or d for r, d in zip(theirs, shape, strict=True)], n_iter_max=25, return_errors=True)
+        assert errors[-1] ** 2 <= lost(x, given) * 1.001 + 1e-6  # iterated to the optimum, it may be a little better
+        assert lost(x, given) <= errors[-1] ** 2 * 1.15 + 1e-6, "and hardly is"
+
+
+@pytest.mark.parametrize("shape", ((20, 80, 12, 12), (20, 24, 40), (40, 60)), ids=str)
+@pytest.mark.parametrize("eps", (0.6, 0.8, 0.95))
+def test_sequential_hosvd_loses_at_most_its_budget_in_all(shape, eps):
+    compressor = hosvd(eps)
+    for batch in range(4):  # the first from Gram matrices, the others from the directions of the one before
+        x = smooth(*shape, seed=batch // 2)
+        kept = compressor.compress(x)
+        assert lost(x, kept) <= (1 - eps) + 1e-4
+        assert kept.nbytes < x.nbytes
+
+
+@given(st.integers(0, 10_000), st.sampled_from((0.5, 0.8, 0.95)), st.sampled_from(((6, 5, 4), (24, 8, 8), (10, 3), (40,))))
+@settings(max_examples=40, deadline=None)
+def test_global_ranks_keep_the_budget_with_the_fewest_values(seed, eps, shape):
+    random = np.random.default_rng(seed)
+    spectra = [np.sort(random.exponential(size=d) ** 3)[::-1] for d in shape]
+    ranks = ranks_global(spectra, shape, eps, samples=16)
+    assert captured(spectra, ranks) >= eps - 1e-9
+    assert all(r == 0 or r < WHOLE_FROM * d for r, d in zip(ranks, shape, strict=True))
+
+    def values(ranks):
+        return 16 * np.prod([r or d for r, d in zip(ranks, shape, strict=True)]) + sum(r * d for r, d in zip(ranks, shape, strict=True))
+
+    allowed = [[0, *(r for r in range(1, d) if r < WHOLE_FROM * d)] for d in shape]
+    best = min(values(r) for r in itertools.product(*allowed) if captured(spectra, r) >= eps - 1e-12)
+    assert values(ranks) == best
+
+
+def test_ranks_of_the_published_rule():
+    assert ranks_per_mode([np.array([8.0, 1.0, 1.0]), np.array([5.0, 5.0])], 0.9) == (2, 2)
+    assert ranks_per_mode([np.array([8.0, 1.0, 1.0])], 0.8) == (1,)
+    assert ranks_per_mode([np.array([3.0, 2.0, 1.0])], 1.0) == (3,)
+    assert ranks_per_mode([np.zeros(4)], 0.9) == (1,)
+    with pytest.raises(ValueError, match="share of energy"):
+        ranks_global([np.ones(3)], (3,), 0.0)
+    with pytest.raises(ValueError, match="spectrum of 2 energies"):
+        ranks_global([np.ones(2)], (3,), 0.5)
+
+
+ALL = {
+    "exact": exact,
+    "svd": lambda: svd(0.8),
+    "hosvd": lambda: hosvd(0.9),
+    "published": lambda: hosvd(0.9, sequential=False),
+    "asi": lambda: asi((6, 3, 4, 4)),
+    "fixed": lambda: fixed((turned(10)[:, :3], turned(9)[:, :4], None)),
+    "fixed batch": lambda: fixed((turned(10)[:, :3], None, None), batch_eps=0.8),
+}
+
+
+@pytest.mark.parametrize("kind", ("float32", "float16", "int8"))
+@pytest.mark.parametrize("order", ORDERS)
+@pytest.mark.parametrize("name", ALL)
+def test_what_is_saved_owns_its_storage(name, order, kind):
+    """A view of a larger tensor would keep all of it: the published code does, and its real memory is many times what it claims."""
+    larger = smooth(16, 10, 9, 16)
+    x = larger.contiguous(memory_format=ORDERS[order])[..., :8]
+    compressor = ALL[name]()
+    compressor.factors = kind
+    kept = compressor.compress(x)
+    sizes = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in kept.tensors}
+    assert sum(sizes.values()) == kept.nbytes
+    shared = {t.untyped_storage().data_ptr() for t in kept.constants if t is not None}
+    assert not shared & set(sizes)
+    assert all(t.untyped_storage().nbytes() == t.numel() * 4 for t in kept.constants if t is not None)
+    if name != "exact":
+        assert kept.nbytes < 0.8 * x.nbytes
+
+
+def test_the_fixed_bases_do_not_keep_the_matrices_they_were_cut_from():
+    whole = turned(64)
+    compressor = fixed((whole[:, :3], whole[:8, :2], None))
+    assert compressor.bases[0].untyped_storage().nbytes() == 64 * 3 * 4
+    assert compressor.bases[1].untyped_storage().nbytes() == 8 * 2 * 4
+
+
+@pytest.mark.parametrize("kind,limit", (("float16", 1e-6), ("int8", 1e-3)))
+def test_rounded_factors_cost_little_energy(kind, limit):
+    x = smooth(16, 24, 8, 8)
+    bases = decompose.plain_hosvd(x, 0.9)[1:]
+    full, small = fixed(bases).compress(x), fixed(bases, factors=kind).compress(x)
+    assert float((small.reconstruct() - full.reconstruct()).square().sum() / full.reconstruct().square().sum()) < limit
+    assert small.nbytes <= full.nbytes // {"float16": 2, "int8": 4}[kind] + 4 * 24
+    with pytest.raises(ValueError, match="float32, float16, int8"):
+        fixed(bases, factors="int4").compress(x)
+
+
+def test_asi_serves_a_shorter_last_batch_and_leaves_torchs_random_state_alone():
+    before = torch.get_rng_state()
+    compressor = asi((10, 4, 5, 4), seed=3)
+    x = smooth(32, 20, 12, 10)
+    assert lost(x, compressor.compress(x)) < 0.5
+    for batch in (9, 1, 32):
+        part = x[:batch].clone()
+        kept = compressor.compress(part)
+        assert kept.core().shape == (10 if batch == 32 else batch, 4, 5, 4)
+        assert lost(part, kept) < 0.6
+    assert torch.equal(torch.get_rng_state(), before)
+    again = asi((10, 4, 5, 4), seed=3).compress(x)
+    assert torch.equal(again.core(), asi((10, 4, 5, 4), seed=3).compress(x).core())
+    with pytest.raises(ValueError, match="the batch first"):
+        compressor.compress(normal(3, 4))
+
+
+def test_a_warm_start_is_better_than_a_cold_one_when_the_input_drifts_slowly():
+    base, drift = smooth(24, 40, 12, 12), smooth(24, 40, 12, 12, seed=5)
+    ranks, warm, gains = (0, 5, 4, 4), asi((0, 5, 4, 4)), []
+    for step in range(12):
+        x = base + 0.04 * step * drift
+        kept = warm.compress(x)
+        if step >= 4:
+            gains.append(lost(x, asi(ranks, seed=step).compress(x)) - lost(x, kept))
+            best = lost(x, hosvd(1.0, ranks).compress(x))
+            assert lost(x, kept) <= best * 1.02 + 1e-5
+    assert np.mean(gains) > 0 and min(gains) > -1e-4
+
+
+def test_fixed_bases_are_renewed_when_they_capture_too_little_and_not_too_often():
+    first = smooth(16, 24, 8, 8)
+    bases = decompose.plain_hosvd(first, 0.9)[1:]
+    eps = 1 - lost(first, fixed(bases).compress(first))
+    turn = turned(24, seed=8)
+    other = torch.einsum("bchw,cd->bdhw", first, turn)  # the same spectra in other directions of the channels
+    compressor = fixed(bases, refresh=Refresh(eps, every=4))
+    for _ in range(6):
+        compressor.compress(first)
+    assert compressor.refreshes == 0 and compressor.bases[0] is not None and torch.equal(compressor.bases[0], bases[0])
+    assert compressor.captured == pytest.approx(eps, abs=1e-4)
+    before = lost(other, fixed(bases).compress(other))
+    renewed_at = []
+    for step in range(12):
+        kept = compressor.compress(other)
+        if compressor.refreshes > len(renewed_at):
+            renewed_at.append(step)
+            assert [None if b is None else b.shape for b in compressor.bases] == [None if b is None else b.shape for b in bases]
+    assert renewed_at and all(b - a >= 4 for a, b in itertools.pairwise(renewed_at))
+    assert lost(other, kept) < 0.5 * before
+    for basis in compressor.bases:
+        if basis is not None:
+            assert torch.allclose(basis.t() @ basis, torch.eye(basis.shape[1]), atol=1e-5)
+
+
+def test_small_batches_are_never_compressed_along_the_batch():
+    small = fixed((turned(20)[:, :4], None, None), batch_eps=0.3)
+    assert small.compress(smooth(8, 20, 6, 6)).core().shape[0] == 8
+    assert small.compress(smooth(32, 20, 6, 6)).core().shape[0] < 32
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_an_input_that_is_not_finite_is_kept_and_not_decomposed(name):
+    x = smooth(16, 10, 9, 8)
+    x[0, 0, 0, 0] = float("nan")
+    assert ALL[name]().compress(x).shape == x.shape  # no error of a linear-algebra library; the loss tells
+
+
+@pytest.mark.parametrize("d", (80, 120, 300))
+def test_leading_directions_of_large_gram_matrices_are_eigenvectors(d):
+    x = smooth(d, 400)
+    gram = x @ x.t()
+    energies, directions = np.linalg.eigh(gram.double().numpy())
+    share = 0.15 * float(gram.trace())
+    basis, gone, _ = decompose.leading(gram, share)
+    k = basis.shape[1]
+    assert gone <= share * (1 + 1e-5)
+    assert energies[::-1][: k - 1].sum() < float(gram.trace()) - share * (1 - 1e-3), "no fewer would do"
+    best = directions[:, ::-1][:, :k]
+    assert np.linalg.norm(best.T @ basis.double().numpy()) ** 2 > 0.98 * k  # the same subspace
