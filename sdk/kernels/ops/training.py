@@ -12,6 +12,7 @@ from sdk.kernels.quant import real_range
 from sdk.kernels.sizing import Window
 
 TILE = 9  # pixels that are multiplied at once, EMBARQ_TILE in sums.h
+LANES = 64  # channels of a depthwise layer whose taps are turned into floats at once, EMBARQ_LANES_BLOCK in taps.h
 CHUNK = 128  # most channels that are gathered at once: 4.5 KiB of scratch
 TILED = ("sums.c", "tile.c")
 NONE: Value = (0, Ref("const", ""))
@@ -162,30 +163,15 @@ def depthwise(site: Site) -> Lowered:
     constants: dict[str, np.ndarray] = {}
     fields: Fields = (
         ("input", tensor(site, 0)), ("output", output(site)), ("scratch", Ref("scratch")), ("window", window.values()),
-        *_plane_fields(plane(window)), ("weights", weights(site, 1, constants, window.out_c)), ("bias", bias(site, 2, constants, window.out_c)), *limits(site),
+        ("weights", weights(site, 1, constants, window.out_c)), ("bias", bias(site, 2, constants, window.out_c)), *limits(site),
     )  # fmt: skip
     return Call(site.node.name, "embarq_train_depthwise", "embarq_train_depthwise_params", fields, constants,
-                scratch_bytes=4 * math.prod(plane(window)), sources=("plane.c", "train_depthwise.c"))  # fmt: skip
+                scratch_bytes=lane_bytes(site, window), sources=("taps.c", "train_depthwise.c"))  # fmt: skip
 
 
-def plane(window: Window) -> tuple[int, int]:
-    """(height, width) of one channel with its padding: it holds the input, and every place a window reads."""
-    height = (window.out_h - 1) * window.stride_h + (window.kernel_h - 1) * window.dilation_h + 1
-    width = (window.out_w - 1) * window.stride_w + (window.kernel_w - 1) * window.dilation_w + 1
-    return max(height, window.in_h + window.pad_top), max(width, window.in_w + window.pad_left)
-
-
-def gradient_plane(window: Window) -> tuple[int, int]:
-    """(height, width) for the gradient of the input: the same, and the outputs' gradients with a border as wide as the kernel."""
-    down, across = (window.kernel_h - 1) * window.dilation_h, (window.kernel_w - 1) * window.dilation_w
-    height = max(window.in_h + down, window.out_h + max(0, down - window.pad_top))
-    width = max(window.in_w + across, window.out_w + max(0, across - window.pad_left))
-    least = plane(window)
-    return max(height, least[0]), max(width, least[1])
-
-
-def _plane_fields(size: tuple[int, int]) -> Fields:
-    return ("plane_h", size[0]), ("plane_w", size[1])
+def lane_bytes(site: Site, window: Window) -> int:
+    """Scratch in which a block of channels' int8 taps become floats."""
+    return 4 * min(LANES, window.in_c) * window.kernel_h * window.kernel_w if site.tensor(1).dtype == "int8" else 0
 
 
 def depthwise_grad(site: Site) -> Lowered:
@@ -195,10 +181,10 @@ def depthwise_grad(site: Site) -> Lowered:
     constants: dict[str, np.ndarray] = {}
     fields: Fields = (
         ("input", tensor(site, 0)), ("output", output(site)), ("scratch", Ref("scratch")), ("add", tensor(site, 2)), ("window", window.values()),
-        *_plane_fields(gradient_plane(window)), ("has_add", int(site.has(2))), ("weights", weights(site, 1, constants, window.out_c)),
+        ("has_add", int(site.has(2))), ("weights", weights(site, 1, constants, window.out_c)),
     )  # fmt: skip
     return Call(site.node.name, "embarq_train_depthwise_grad", "embarq_train_depthwise_grad_params", fields, constants,
-                scratch_bytes=4 * math.prod(gradient_plane(window)), overlap={2: 0}, sources=("plane.c", "train_depthwise_grad.c"))  # fmt: skip
+                scratch_bytes=lane_bytes(site, window), overlap={2: 0}, sources=("taps.c", "train_depthwise_grad.c"))  # fmt: skip
 
 
 # ---- the fused head ------------------------------------------------------------------------------------------------
@@ -288,11 +274,11 @@ def depthwise_update(site: Site) -> Lowered:
     window = backward_window(site, site.tensor(0).shape, site.tensor(1).shape, (w[1], w[2]))
     constants: dict[str, np.ndarray] = {}
     fields: Fields = (
-        ("input", tensor(site, 0)), ("dy", tensor(site, 1)), ("scratch", Ref("scratch")), ("window", window.values()),
-        *_plane_fields(plane(window)), ("learn", learn(site, 2, 5, constants, window.out_c)),
+        ("input", tensor(site, 0)), ("dy", tensor(site, 1)), ("window", window.values()),
+        ("learn", learn(site, 2, 5, constants, window.out_c)),
     )  # fmt: skip
     return Call(site.node.name, "embarq_train_depthwise_update", "embarq_train_depthwise_update_params", fields, constants,
-                scratch_bytes=4 * math.prod(plane(window)), sources=("plane.c", "train_depthwise_update.c", "learn.c"))  # fmt: skip
+                sources=("taps.c", "train_depthwise_update.c", "learn.c"))  # fmt: skip
 
 
 def head_update(site: Site) -> Lowered:
@@ -375,7 +361,7 @@ def softmax_cross_entropy(site: Site) -> Lowered:
 
 
 _NINE = "nine pixels by two channels in registers, int8 weights turned into floats on the way"
-_PLANE = "channel by channel on a padded copy, taps in registers"
+_PLANE = "eight channels at a time, only taps that lie in the image"
 #: (op, C function, why, lower), for the kernel table.
 ROWS: tuple[tuple[str, str, str, Lower], ...] = (
     ("train_conv2d", "embarq_train_conv2d", _NINE, conv2d),

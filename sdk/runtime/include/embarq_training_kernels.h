@@ -40,11 +40,10 @@ typedef struct {
     embarq_weights weights;
 } embarq_train_conv2d_grad_params;
 
-/* weights [kernel_h][kernel_w][in_c]; scratch float[plane_h * plane_w]: one channel of the input with its padding */
+/* weights [kernel_h][kernel_w][in_c]; scratch, with int8 weights only: float[kernel_h * kernel_w * min(in_c, 64)] */
 typedef struct {
     embarq_ref input, output, scratch;
     embarq_window window;
-    int32_t plane_h, plane_w;
     embarq_weights weights;
     embarq_source bias;
     float low, high;
@@ -53,7 +52,6 @@ typedef struct {
 typedef struct {
     embarq_ref input, output, scratch, add;
     embarq_window window;
-    int32_t plane_h, plane_w;
     int32_t has_add;
     embarq_weights weights;
 } embarq_train_depthwise_grad_params;
@@ -115,11 +113,9 @@ typedef struct {
     embarq_learn learn;
 } embarq_train_conv2d_update_params;
 
-/* scratch as in embarq_train_depthwise_params */
 typedef struct {
-    embarq_ref input, dy, scratch;
+    embarq_ref input, dy;
     embarq_window window;
-    int32_t plane_h, plane_w;
     embarq_learn learn;
 } embarq_train_depthwise_update_params;
 

@@ -64,3 +64,14 @@ void embarq_take_step(const embarq_learner *learner, int32_t index, int32_t coun
         }
     }
 }
+
+void embarq_take_steps(const embarq_learner *learner, int32_t index, int32_t count, int32_t channel, const float *gradient)
+{
+    if (learner->f32) {
+        embarq_take_step(learner, index, count, channel, gradient);
+        return;
+    }
+    for (int32_t i = 0; i < count; i++) {
+        embarq_take_step(learner, index + i, 1, channel + i, gradient + i);
+    }
+}

@@ -19,4 +19,7 @@ embarq_learner embarq_learner_of(const embarq_memory *memory, const embarq_learn
 /* Weights number [index, index + count) of one output channel take a step against gradient[0..count). */
 void embarq_take_step(const embarq_learner *learner, int32_t index, int32_t count, int32_t channel, const float *gradient);
 
+/* The same for weights [index, index + count) of as many output channels, one each, from `channel` on. */
+void embarq_take_steps(const embarq_learner *learner, int32_t index, int32_t count, int32_t channel, const float *gradient);
+
 #endif
