@@ -56,8 +56,9 @@ class Engine:
         """The same without a graph, a few samples at a time."""
         with torch.no_grad():
             values, name = self.effective(), self.program.input
-            parts = x.split(self.program.batch or PREFIX_CHUNK)
-            return torch.cat([self._whole(sections.start(self.program, values, {name: part}, part.shape[0]))[self.program.output] for part in parts])
+            parts = _filled(x, self.program.batch).split(self.program.batch or PREFIX_CHUNK)
+            logits = [self._whole(sections.start(self.program, values, {name: part}, part.shape[0]))[self.program.output] for part in parts]
+            return torch.cat(logits)[: x.shape[0]]
 
     def effective(self) -> dict[str, Tensor]:
         """{key: value} of all that learns, adapters merged into their weights."""
@@ -96,6 +97,12 @@ class Engine:
     def _without_graph(self, steps: list[Step], gives: tuple[str, ...]) -> Section:
         over = sections.overwritable(steps, gives)
         return sections.section(steps, {step.name: frozen_run(step, step.name in over) for step in steps}, self.program, gives)
+
+
+def _filled(x: Tensor, batch: int | None) -> Tensor:
+    """x with its last sample repeated up to a multiple of a fixed batch."""
+    short = -x.shape[0] % batch if batch else 0
+    return torch.cat([x, x[-1:].expand(short, *x.shape[1:])]) if short else x
 
 
 def _needed(steps: list[Step], gives: tuple[str, ...]) -> list[Step]:

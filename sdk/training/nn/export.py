@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from sdk.errors import ModelError, UsageError
-from sdk.graph.torch_import.export import example_inputs
+from sdk.training.nn.data import tensor
 
 aten = torch.ops.aten
 #: Operations with a training mode, and which argument tells.
@@ -72,10 +72,10 @@ def _exported_module(net: nn.Module, sample: Tensor) -> ExportedProgram:
 def _sample(example: Any) -> Tensor | None:
     if example is None:
         return None
-    args, kwargs = example_inputs(example)
-    if len(args) + len(kwargs) != 1:
-        raise UsageError(f"training takes nets of one input and the example has {len(args) + len(kwargs)}; wrap the net so that it takes one tensor")
-    sample: Tensor = [*args, *kwargs.values()][0]
+    parts = list(example.values()) if isinstance(example, Mapping) else list(example) if isinstance(example, (tuple, list)) else [example]
+    if len(parts) != 1:
+        raise UsageError(f"training takes nets of one input and the example has {len(parts)}; wrap the net so that it takes one tensor")
+    sample = tensor(parts[0])
     if sample.dim() < 1 or sample.shape[0] < 1:
         raise UsageError(f"the example has shape {list(sample.shape)}, which holds no sample; give at least one, batch first")
     return sample

@@ -167,7 +167,8 @@ def model_identity(steps: Iterable[Step], source: Mapping[str, Tensor]) -> str:
     """sha256 (hex) of the steps and of every parameter and buffer: equal only for the same model with the same weights."""
     digest = hashlib.sha256()
     for step in steps:
-        digest.update(f"{step.kind} {step.target} {step.shape} {step.refs}\n".encode())
+        target = getattr(step.target, "__name__", type(step.target).__name__)  # never its address, which each process has anew
+        digest.update(f"{step.kind} {target} {step.shape} {step.args} {dict(step.kwargs)}\n".encode())
     for name in sorted(source):
         value = source[name].detach().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -11,11 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdk.errors import TrainingDiverged, UsageError
+from sdk.errors import DataError, TrainingDiverged, UsageError
 from sdk.planner.training.records import Choice
 from sdk.planner.training.spec import Training
+from sdk.training.nn import state
 from sdk.training.nn.data import checked_labels, checked_samples
 from sdk.training.nn.engine import Engine
+from sdk.training.nn.fit import FitResult, fit
 from sdk.training.nn.learners import learners
 from sdk.training.nn.meter import Meter, SavedBytes
 from sdk.training.nn.program import TrainableProgram, run_plain
@@ -67,8 +69,10 @@ class Trainer:
     def step(self, x: Any, y: Any) -> StepResult:
         """One update on samples [N, ...] with labels [N]. Raises DataError for data that does not fit, TrainingDiverged with nothing changed."""
         x, y = self._checked(x, y)
+        if self.program.batch and x.shape[0] % self.program.batch:
+            raise DataError(f"{x.shape[0]} samples were given and the program was exported for batches of {self.program.batch}; give a multiple, drop the last")
         starts = range(0, x.shape[0], self.micro_batch)
-        self._saved = SavedBytes()
+        self._saved, before = SavedBytes(), state.snapshot(self)
         with with_threads(self.threads):
             self.updates.begin(len(starts))
             try:
@@ -76,9 +80,14 @@ class Trainer:
                 self.updates.finish()
             except BaseException:
                 self.updates.roll_back()
+                state.take_back(before)
                 raise
         self.steps += 1
         return StepResult(sum(loss for loss, _ in parts), sum(right for _, right in parts) / x.shape[0])
+
+    def fit(self, batches: Iterable[tuple[Any, Any]], epochs: int = 1, **options: Any) -> FitResult:
+        """A whole run; see `sdk.training.nn.fit.fit` for evaluate, on_step, early_stop, checkpoint, every, resume and stop."""
+        return fit(self, batches, epochs, **options)
 
     def evaluate(self, x: Any, y: Any) -> StepResult:
         """Mean loss and accuracy on samples [N, ...] with labels [N]; nothing changes."""
