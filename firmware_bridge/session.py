@@ -14,6 +14,7 @@ from typing import Any
 
 from firmware_bridge.links import Link, name_of
 from firmware_bridge.smp import Refused, SmpClient, need_smp
+from firmware_bridge.training import TrainingCommands
 from sdk.errors import BoardFault, DataError, DeviceError, LinkError, VersionMismatch
 
 PROTOCOL = 1  # embarq's messages (EMBARQ_PROTOCOL in device/embarq_bridge.h) that this host speaks
@@ -100,8 +101,8 @@ class Fault:
     address: int
 
 
-class BoardSession:
-    """Talks to the firmware behind `link`. Errors are sentences: `LinkError`, `Refused`, `BoardFault`, `VersionMismatch`.
+class BoardSession(TrainingCommands):
+    """Talks to the firmware behind `link`, of a board that learns too. Errors are sentences: `LinkError`, `Refused`, `BoardFault`, `VersionMismatch`.
 
     timeout_s: for one message; run_timeout_s: for one message in which the model runs.
     """
@@ -336,7 +337,7 @@ class _faults_explained:  # noqa: N801  used as a function would be
         return None
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if not isinstance(error, Refused) or error.code != _NOT_READY:
+        if not isinstance(error, Refused) or (error.group, error.code) != (64, _NOT_READY):
             return
         fault = self._session.fault()
         if fault is not None:

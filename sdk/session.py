@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,9 @@ from sdk.graph.ir import Tensor
 
 if TYPE_CHECKING:
     from firmware_bridge.emulator import EmulatedBoard
+    from firmware_bridge.training import Kept
     from sdk.artifact import Artifact
+    from sdk.train_result import TrainResult
 
 Progress = Callable[[str], None]
 NUMPY = {"float32": "<f4", "int8": "i1", "uint8": "u1", "int16": "<i2", "int32": "<i4", "int64": "<i8", "bool": "?"}
@@ -167,6 +169,44 @@ class Session:
             yield self.run(samples[index])
             if progress:
                 progress(index + 1, len(samples))
+
+    def train(self, stream: Any, labels: Any = None, **options: Any) -> TrainResult:
+        """Learn on the board, one sample an update; inference goes on with the values as they become.
+
+        stream: (input, label) pairs, or inputs [n, ...] with `labels` [n]; inputs as `run` takes them. Each sample is checked before it is sent.
+        options: epochs (1), learning_rate and momentum (the plan's), on_step (called with every update, and once more with the held-out
+        accuracy after an epoch), early_stop (called likewise; True ends training), held_out (0: the share judged by, never learned from),
+        patience (0: all epochs; else epochs without a better held-out accuracy before it stops and the best values come back), seed,
+        commit (True: copy the values to the board's flash at the end, where the board can write it).
+        Ctrl-C loses nothing: the values are the board's, `commit` keeps them. Training goes on from them, too; `forget` takes them back.
+        Raises `DataError` for a sample, `UsageError` for an option, `TrainingDiverged` for a loss that is not finite: the board then has
+        the values it had committed last, or those of its firmware.
+        """
+        from sdk.training_session import train
+
+        return train(self, stream, labels, **options)
+
+    def pull(self, everything: bool = False) -> dict[str, np.ndarray]:
+        """What the board has learned: name -> values, as the plan's training names them; with `everything` the optimiser's own, too."""
+        from sdk.training_session import pull
+
+        return pull(self, everything)
+
+    def push(self, values: Mapping[str, Any]) -> None:
+        """Put values into the board's variables, such as `pull` gave them, on this or on another board. Raises `DataError`."""
+        from sdk.training_session import push
+
+        push(self, values)
+
+    def commit(self) -> Kept:
+        """Copy the values to the board's flash: they outlive a reset, and a power cut meanwhile leaves the copy before. Raises `Refused`."""
+        return self.board.commit()
+
+    def forget(self, everything: bool = False) -> Kept:
+        """Back to the values committed last, or the firmware's; with `everything` to the firmware's, the copies in flash erased."""
+        from sdk.training_session import forget
+
+        return forget(self, everything)
 
     def profile(self, *inputs: Any) -> Profile:
         """Cost of one inference by layer; random inputs unless given."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import tempfile
 from pathlib import Path
 
 from sdk.backends.firmware.toolchain import Source, toolchain
@@ -14,6 +16,19 @@ RUNTIME = ROOT / "sdk" / "runtime"
 
 #: Bytes of the learner's variables: weights [3, 40], bias [3] and a counter, all float32.
 LEARNER_BYTES = 4 * (3 * 40 + 3 + 1)
+
+
+@functools.cache
+def _root() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="embarq-learner-")
+
+
+@functools.cache
+def learner(device_name: str, compiler: str = "zig") -> Path:
+    """The ELF of the model that learns, built once in a test run."""
+    folder = Path(_root().name) / f"{device_name}-{compiler}"
+    folder.mkdir()
+    return build(device_name, folder, learner=True, compiler=compiler)
 
 
 def build(device_name: str, folder: Path, extra: str = "", learner: bool = False, compiler: str = "zig", keep: bool = True) -> Path:
