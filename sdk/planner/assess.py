@@ -20,13 +20,15 @@ from targets.device import Device, Memory
 
 if TYPE_CHECKING:
     from sdk.kernels.base import Call
+    from sdk.planner.mcu_training import TrainingUse
 
 BASE_ALIGNMENT = 16  # of every arena region, as embarq.h promises the kernels
 
 
 @dataclass(frozen=True)
 class Wish:
-    """What is asked of the planner. `calls` are the kernels on the device's core; None: ask the kernel table."""
+    """What is asked of the planner. `calls` are the kernels on the device's core; None: ask the kernel table. `training`: `graph` is
+    a step of it, and flash holds start values and two copies of what was learnt."""
 
     device: Device
     graph: Graph
@@ -36,6 +38,7 @@ class Wish:
     alignment: int = 4
     compiler: str = "zig"
     calls: Mapping[str, Call | None] | None = None
+    training: TrainingUse | None = None
 
 
 @dataclass(frozen=True)
@@ -130,9 +133,18 @@ def _assess_mcu(wish: Wish) -> Needs:
     choice = best_calls(wish.graph, calls, lambda chosen: _arrange(wish, chosen, regions))
     calls, arrangement = choice.calls, choice.arrangement
     ordered = [calls[step.name] for step in arrangement.problem.steps]
-    flash = flash_breakdown(arrangement.graph, [call for call in ordered if call is not None], code)
-    memories = (flash_memory(device, flash.parts()), *ram_memories(device, code, arrangement.layout.arena_bytes))
+    flash = flash_breakdown(arrangement.graph, [call for call in ordered if call is not None], code, wish.training)
+    kept = kept_parts(device, wish.training)
+    memories = (flash_memory(device, (*flash.parts(), *kept)), *ram_memories(device, code, arrangement.layout.arena_bytes))
     return Needs(arrangement, calls, code, flash, memories, choice)
+
+
+def kept_parts(device: Device, training: TrainingUse | None) -> tuple[tuple[str, int], ...]:
+    """Flash that two copies of the trained values take from the program."""
+    from targets.store import store_bytes
+
+    lost = store_bytes(device, training.state_bytes) if training else 0
+    return (("trained values", lost),) if lost else ()
 
 
 def flash_memory(device: Device, parts: tuple[tuple[str, int], ...]) -> MemoryUse:

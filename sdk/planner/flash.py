@@ -15,8 +15,10 @@ from sdk.planner.structs import struct_sizes
 
 if TYPE_CHECKING:
     from sdk.kernels.base import Call
+    from sdk.planner.mcu_training import TrainingUse
 
 PLAN_ID_BYTES = 32
+POINTER_BYTES = 4  # of embarq_the_training and embarq_the_learning, each
 NAME_BYTES = 63  # the code generator cuts names to this
 
 
@@ -40,15 +42,23 @@ class FlashUse:
         return tuple((f.name, getattr(self, f.name)) for f in fields(self))
 
 
-def flash_breakdown(graph: Graph, calls: Sequence[Call], code: Footprint) -> FlashUse:
+def flash_breakdown(graph: Graph, calls: Sequence[Call], code: Footprint, training: TrainingUse | None = None) -> FlashUse:
     """Flash of the firmware that runs `calls`: what `sdk.backends.firmware` writes, counted without compiling it."""
     sizes = struct_sizes()
+    tensors = [*graph.inputs, *graph.outputs]
+    if training:
+        tensors += [graph.inputs[0], training.logits]  # inference has tables of its own
     parameters = sum(struct_bytes(call) for call in calls)
     tables = max(len(calls), 1) * sizes["embarq_step"]
-    tables += (len(graph.inputs) + len(graph.outputs)) * sizes["embarq_tensor"] + sizes["embarq_model"] + PLAN_ID_BYTES
-    names = {graph.name[:NAME_BYTES], *(name[:NAME_BYTES] for name in (*graph.inputs, *graph.outputs))}
-    tables += sum(len(name) + 1 for name in names) + sizes["embarq_memory"] + 4
+    tables += len(tensors) * sizes["embarq_tensor"] + sizes["embarq_model"] + PLAN_ID_BYTES
+    names = {graph.name[:NAME_BYTES], *(name[:NAME_BYTES] for name in tensors)}
+    tables += sizes["embarq_memory"] + 4 + 2 * POINTER_BYTES
     weights = weight_bytes(array for call in calls for array in call.constants.values())
+    if training:
+        names |= {v.name[:NAME_BYTES] for v in training.variables}
+        tables += sizes["embarq_model"] + sizes["embarq_training"] + len(training.variables) * sizes["embarq_variable"]
+        weights += sum(round_up(v.size_bytes, 4) for v in training.variables if v.initial is not None)
+    tables += sum(len(name) + 1 for name in names)
     return FlashUse(round_up(code.text, 4) + round_up(code.rodata, 4), weights, parameters, round_up(tables, 4), round_up(code.data, 4))
 
 

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+if TYPE_CHECKING:
+    from sdk.graph.ir import Graph
+
 #: Classes of `TrainingUse.bytes`, in the order they are told.
 CLASSES = ("weights", "optimiser", "saved", "masks", "transients")
+
+
+_NOT_PLAIN = ("layers", "variables", "bytes", "graph", "real", "bases")
 
 
 @dataclass(frozen=True)
@@ -23,6 +29,7 @@ class TrainedLayer:
     rank: int
     channels: int  # input channels whose weights learn; 0: all, or none of them
     stored: str  # data type of the basis in flash ("float32", "int8") or of the weights that learn ("int8")
+    node: str  # in the graph
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,9 @@ class TrainingUse:
     forward_steps: kernel calls, the first of the plan, that compute the logits: running only these is inference with the trained weights.
     bytes: of the arena at the step with the most live bytes, by class. "saved" and "masks" wait there for the backward pass;
     "transients" is everything else that is alive, the arena's unused bytes included.
-    inference_arena_bytes, inference_ram_bytes: of the same model on the same device without training.
+    inference_arena_bytes, inference_ram_bytes: of the same model on the same device without training. budget_bytes: of RAM, in all.
+    graph, real: the model this is a step of, and the float graph its integers came from; bases: layer -> U [C, K], what its adapter's P is
+    multiplied with. All three serve to merge what was learnt, and are not written to files.
     """
 
     layers: tuple[TrainedLayer, ...]
@@ -58,6 +67,7 @@ class TrainingUse:
     label: str
     loss: str
     logits: str
+    hyper: str
     forward_steps: int
     bytes: Mapping[str, int]
     optimiser: str
@@ -66,8 +76,13 @@ class TrainingUse:
     inference_arena_bytes: int = 0
     inference_ram_bytes: int = 0
     saved_tensors: tuple[str, ...] = ()
+    budget_bytes: int | None = None
+    graph: Graph | None = field(default=None, repr=False, compare=False)
+    real: Graph | None = field(default=None, repr=False, compare=False)
+    bases: Mapping[str, np.ndarray] = field(default_factory=dict, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "bases", MappingProxyType(dict(self.bases)))
         object.__setattr__(self, "bytes", MappingProxyType({name: int(self.bytes.get(name, 0)) for name in CLASSES}))
 
     @property
@@ -82,7 +97,7 @@ class TrainingUse:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("layers", "variables", "bytes")}
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in _NOT_PLAIN}
         return {
             **plain, "saved_tensors": list(self.saved_tensors), "bytes": dict(self.bytes), "layers": [vars(layer) for layer in self.layers],
             "variables": [{**{k: v for k, v in vars(x).items() if k != "initial"}, "shape": list(x.shape)} for x in self.variables],

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from sdk.passes.quant_report import QuantReport
+    from sdk.planner.mcu_training import TrainingUse
 
 __all__ = [
     "Budget", "Cost", "MemoryUse", "Mend", "Placement", "Plan", "PlanStep", "Shortfall", "budget", "make_plan", "plan_from_dict",
@@ -42,6 +43,7 @@ def make_plan(
     vectors: Sequence[tuple[np.ndarray, ...]] = (),
     quant_report: QuantReport | None = None,
     mends: bool = True,
+    training: TrainingUse | None = None,
 ) -> Plan:
     """Plan `graph`, which has been through its passes, for `device`.
 
@@ -49,6 +51,7 @@ def make_plan(
     order: "best" (lowest peak) or "given". alignment: of every buffer's offset, a power of two from 4 to 16 on a board.
     decisions: sentences about what was decided before, kept in front of ours. vectors: inputs to verify with, and
     quant_report: both carried along.
+    training: what `graph` is a step of; carried along, and counted in flash.
     mends: look for mends when it does not fit. Raises `UnsupportedOp` for an op without a kernel; never for "too large".
     """
     device = load_device(device)
@@ -56,7 +59,7 @@ def make_plan(
         raise UsageError(f"order {order!r} is not known; choose one of {', '.join(ORDERS)}")
     if alignment not in (4, 8, 16):
         raise UsageError(f"alignment {alignment} is not possible; buffers start at multiples of 4, 8 or 16 bytes")
-    wish = Wish(device, graph, keep_input, in_place, order, alignment, compiler)
+    wish = Wish(device, graph, keep_input, in_place, order, alignment, compiler, training=training)
     needs = assess(wish)
     placed = needs.arrangement.placements
     return Plan(
@@ -82,6 +85,7 @@ def make_plan(
         estimated=needs.code.estimated,
         vectors=tuple(vectors),
         quant_report=quant_report,
+        training=training,
     )
 
 

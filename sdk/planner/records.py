@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdk.planner.arrange import Placement
 from sdk.planner.flash import FlashUse
+from sdk.planner.mcu_training import TrainingUse, training_from_dict
 
 if TYPE_CHECKING:
     import numpy as np
@@ -142,6 +143,7 @@ class Plan:
     estimated: tuple[str, ...] = ()  # functions whose size was estimated, not measured
     vectors: tuple[tuple[np.ndarray, ...], ...] = field(default=(), repr=False, compare=False)
     quant_report: QuantReport | None = field(default=None, repr=False)  # what quantising cost, where that was asked
+    training: TrainingUse | None = field(default=None, repr=False)  # `graph` is a training step; None: an inference
 
     def __post_init__(self) -> None:
         for name in ("placements", "scratches"):
@@ -149,8 +151,11 @@ class Plan:
 
     @property
     def shortfall(self) -> tuple[Shortfall, ...]:
-        """Every memory that is too small, with exact bytes."""
-        return tuple(Shortfall(m.name, m.used_bytes, m.size_bytes) for m in self.memories if m.used_bytes > m.size_bytes)
+        """Every memory that is too small, with exact bytes; a budget of training counts as one."""
+        found = tuple(Shortfall(m.name, m.used_bytes, m.size_bytes) for m in self.memories if m.used_bytes > m.size_bytes)
+        budget = self.training.budget_bytes if self.training else None
+        over = budget is not None and self.ram_bytes > budget
+        return (*found, Shortfall("the training budget", self.ram_bytes, budget or 0)) if over else found
 
     @property
     def fits(self) -> bool:
@@ -207,6 +212,7 @@ class Plan:
             "mends": [{**_plain(m), "options": dict(m.options)} for m in self.mends],
             "estimated": list(self.estimated),
             "quant_report": self.quant_report.to_dict() if self.quant_report else None,
+            "training": self.training.to_dict() if self.training else None,
         }
 
     def to_html(self) -> str:
@@ -249,6 +255,7 @@ def plan_from_dict(data: Mapping[str, Any], device: Device) -> Plan:
         stack_bytes=data["stack_bytes"], stack_reserved_bytes=data["stack_reserved_bytes"], cost=Cost(**cost),
         keep_input=data["keep_input"], in_place=data["in_place"], decisions=tuple(data["decisions"]),
         mends=tuple(Mend(**row) for row in data["mends"]), estimated=tuple(data["estimated"]),
+        training=training_from_dict(data["training"]) if data.get("training") else None,
     )  # fmt: skip
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import accumulate
 
 from sdk.planner.arrange import Placement
+from sdk.planner.mcu_training import training_text
 from sdk.planner.records import Budget, MemoryUse, Plan, PlanStep
 
 WIDTH = 100
@@ -26,6 +27,7 @@ def plan_text(plan: Plan) -> str:
         *(_map(plan, region) for region, size in enumerate(plan.arena_bytes) if size),
         _peaks(plan),
         _speed(plan),
+        training_text(plan.training, sum(plan.arena_bytes), plan.ram_bytes) if plan.training else "",
         _bullets("Decisions", plan.decisions),
         _bullets("What would make it fit, best first", [m.text for m in plan.mends]),
     ]

@@ -15,8 +15,10 @@ from pathlib import Path
 import firmware_bridge
 from sdk.backends.firmware import images
 from sdk.backends.firmware.emit import identifier, model_header, model_source
+from sdk.backends.firmware.learning import bound_training
 from sdk.backends.firmware.library import library_files
 from sdk.backends.firmware.toolchain import Source, toolchain
+from sdk.graph.ops import written
 from sdk.kernels.base import Call
 from sdk.planner.plan import Plan
 from targets.device import Device
@@ -37,7 +39,7 @@ class Emitted:
 
 def emit(plan: Plan, progress: Progress | None = None) -> Emitted:
     """Build what `plan` describes. Raises `ToolError` when the compiler is missing or refuses."""
-    library = _library(plan)
+    library = model_library(plan)
     files = {f"library/{path}": content for path, content in library.items()}
     if not plan.device.family:  # no start-up code for this board: its own SDK builds the library
         return Emitted(files, None, "none")
@@ -59,6 +61,9 @@ def plan_id(plan: Plan) -> bytes:
         digest.update(repr((call.node, call.function, call.fields, place(plan)(_output(plan, call)))).encode())
         for name, array in call.constants.items():
             digest.update(name.encode() + array.tobytes())
+    for variable in plan.training.variables if plan.training else ():
+        digest.update(repr((variable.name, variable.shape, variable.dtype, place(plan)(variable.name))).encode())
+        digest.update(b"" if variable.initial is None else variable.initial.tobytes())
     return digest.digest()
 
 
@@ -68,7 +73,7 @@ def calls_of(plan: Plan) -> list[Call]:
 
 
 def _output(plan: Plan, call: Call) -> str:
-    return next(node.outputs[0] for node in plan.graph.nodes if node.name == call.node)
+    return next(written(node)[0] for node in plan.graph.nodes if node.name == call.node)
 
 
 def place(plan: Plan) -> Callable[[str], tuple[int, int]]:
@@ -76,10 +81,11 @@ def place(plan: Plan) -> Callable[[str], tuple[int, int]]:
     return lambda name: (plan.placements[name].region, plan.placements[name].offset)
 
 
-def _library(plan: Plan) -> Mapping[str, bytes]:
+def model_library(plan: Plan) -> Mapping[str, bytes]:
+    """The C library of the plan: relative path -> content."""
     calls = calls_of(plan)
-    header = model_header(plan.name, plan.graph, plan.arena_bytes)
-    source = model_source(plan.name, plan.graph, calls, place(plan), _scratch(plan), plan.arena_bytes, plan_id(plan))
+    header = model_header(plan.name, plan.graph, plan.arena_bytes, plan.training)
+    source = model_source(plan.name, plan.graph, calls, place(plan), _scratch(plan), plan.arena_bytes, plan_id(plan), learns=plan.training)
     return library_files(plan.name, plan.graph, calls, header, source)
 
 
@@ -98,7 +104,9 @@ def build_firmware(plan: Plan, library: Mapping[str, bytes], folder: Path, progr
     write_files(folder, library)
     write_files(folder / "board", board_files(plan.device))
     write_files(folder / "bridge", {p.name: p.read_bytes() for p in sorted(BRIDGE.glob("*.[ch]"))} | {"main.c": MAIN.read_bytes()})
-    write_files(folder, {"bind.c": bind_source(plan).encode(), "board.ld": linker_script(plan.device, plan.stack_reserved_bytes).encode()})
+    learnt = plan.training.state_bytes if plan.training else 0
+    script = linker_script(plan.device, plan.stack_reserved_bytes, learnt)
+    write_files(folder, {"bind.c": bind_source(plan).encode(), "board.ld": script.encode()})
     kit = toolchain(plan.device, plan.compiler)
     objects = kit.compile(sources_of(folder, plan.device), folder, progress)
     return kit.link(objects, Path("board.ld"), Path("model.elf"), folder)
@@ -144,6 +152,5 @@ def bind_source(plan: Plan) -> str:
         bases.append(f"arena_{region}" if size else "0")
     lines += ["", f"extern const embarq_model *const embarq_the_model;\nconst embarq_model *const embarq_the_model = &{ident}_model;"]
     lines.append(f"extern const embarq_memory embarq_the_memory;\nconst embarq_memory embarq_the_memory = {{{{{', '.join(bases)}}}}};")
-    lines.append("extern const embarq_learning *const embarq_the_learning;\nconst embarq_learning *const embarq_the_learning = 0;")
-    lines.append("extern const embarq_training *const embarq_the_training;\nconst embarq_training *const embarq_the_training = 0;")
+    lines += bound_training(ident, plan.training is not None)
     return "\n".join(lines) + "\n"

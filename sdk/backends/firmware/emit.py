@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,6 +16,9 @@ from sdk.errors import UnsupportedOp
 from sdk.graph.ir import Graph, Tensor
 from sdk.graph.ops import written
 from sdk.kernels.base import Call, Ref
+
+if TYPE_CHECKING:
+    from sdk.planner.mcu_training import TrainingUse
 
 #: numpy type of a constant -> its C type.
 C_TYPES: Mapping[str, str] = {
@@ -40,20 +43,27 @@ def identifier(name: str) -> str:
     return f"m_{text}" if text[0].isdigit() else text
 
 
-def model_header(name: str, graph: Graph, arena_bytes: Sequence[int]) -> str:
-    """`<name>.h`: sizes known before anything is linked, and the one symbol of the model."""
+def model_header(name: str, graph: Graph, arena_bytes: Sequence[int], learns: TrainingUse | None = None) -> str:
+    """`<name>.h`: sizes known before anything is linked, and the one symbol of the model; a second one where it learns."""
     ident, upper = identifier(name), identifier(name).upper()
-    lines = [f"/* Made by embarq; the model {_comment(name)}. */", f"#ifndef {upper}_MODEL_H", f"#define {upper}_MODEL_H", "", '#include "embarq.h"', ""]
+    lines = [f"/* Made by embarq; the model {_comment(name)}. */", f"#ifndef {upper}_MODEL_H", f"#define {upper}_MODEL_H", ""]
+    lines += ['#include "embarq_training.h"' if learns else '#include "embarq.h"', ""]
     lines += [f"#define {upper}_ARENA_{r}_BYTES {size}u" for r, size in enumerate(arena_bytes)]
-    for kind, names in (("INPUT", graph.inputs), ("OUTPUT", graph.outputs)):
+    inputs, outputs = (graph.inputs[:1], (learns.logits,)) if learns else (graph.inputs, graph.outputs)
+    for kind, names in (("INPUT", inputs), ("OUTPUT", outputs)):
         lines += [f"#define {upper}_{kind}_{i}_BYTES {graph[n].size_bytes}u" for i, n in enumerate(names)]
-    lines += ["", f"extern const embarq_model {ident}_model;", "", "#endif", ""]
+    lines += ["", f"extern const embarq_model {ident}_model;"]
+    lines += [f"extern const embarq_training {ident}_training;"] if learns else []
+    lines += ["", "#endif", ""]
     return "\n".join(lines)
 
 
 def model_source(name: str, graph: Graph, calls: Sequence[Call], place: Place, scratch: Place, arena_bytes: Sequence[int], plan_id: bytes,
-                 array: WriteArray | None = None) -> str:  # fmt: skip
-    """`<name>.c`: everything constant of one model. `plan_id` is 32 bytes; `array` writes the kernels' constants (default: as C text)."""
+                 array: WriteArray | None = None, learns: TrainingUse | None = None) -> str:  # fmt: skip
+    """`<name>.c`: everything constant of one model. `plan_id` is 32 bytes; `array` writes the kernels' constants (default: as C text).
+
+    learns: `graph` is a training step; the model is its first steps, and the step stands behind it.
+    """
     ident = identifier(name)
     parts = [f"/* Made by embarq; the model {_comment(name)}. */\n", f'#include "{ident}.h"\n#include "embarq_kernels.h"\n']
     writer = _Writer(graph, place, scratch, array or written_array)
@@ -61,10 +71,15 @@ def model_source(name: str, graph: Graph, calls: Sequence[Call], place: Place, s
         parts.append(f"\n/* {index}: {_comment(call.node)} */")
         parts += writer.step(index, call)
     parts.append(_steps_table(graph, calls, place))
-    parts.append(_tensor_table("inputs", graph, graph.inputs, place))
-    parts.append(_tensor_table("outputs", graph, graph.outputs, place))
+    inputs, outputs, count = (graph.inputs[:1], (learns.logits,), learns.forward_steps) if learns else (graph.inputs, graph.outputs, len(calls))
+    parts.append(tensor_table("inputs", graph, inputs, place))
+    parts.append(tensor_table("outputs", graph, outputs, place))
     parts.append(written_array("plan_id", np.frombuffer(plan_id, np.uint8)))
-    parts.append(_model(ident, name, graph, len(calls), arena_bytes))
+    parts.append(model_struct(f"const embarq_model {ident}_model", name, "", (len(inputs), len(outputs), count), arena_bytes))
+    if learns:
+        from sdk.backends.firmware.learning import training_tables
+
+        parts += training_tables(ident, name, graph, learns, place, len(calls), arena_bytes)
     return "\n".join(parts) + "\n"
 
 
@@ -92,9 +107,9 @@ class _Writer:
     def _value(self, call: Call, value: Any, constants: Mapping[str, str]) -> str:
         match value:
             case Ref("tensor", name):
-                return _ref(self.place(name))
+                return c_ref(self.place(name))
             case Ref("scratch", _):
-                return _ref(self.scratch(call.node)) if call.scratch_bytes else "0"
+                return c_ref(self.scratch(call.node)) if call.scratch_bytes else "0"
             case Ref("const", name):
                 return constants[name] if name else "0"
             case tuple() | list():
@@ -118,7 +133,8 @@ def _float(value: float) -> str:
     return f"{float(np.float32(value)).hex()}f"
 
 
-def _ref(where: tuple[int, int]) -> str:
+def c_ref(where: tuple[int, int]) -> str:
+    """An `embarq_ref` as C text."""
     return f"EMBARQ_REF({where[0]}, {where[1]})"
 
 
@@ -127,7 +143,7 @@ def _comment(text: str) -> str:
     return text.encode("ascii", "replace").decode().replace("*/", "* /").replace("\n", " ").replace("\\", "/")
 
 
-def _string(text: str) -> str:
+def c_string(text: str) -> str:
     """A C string literal of any name, cut to a length every compiler takes."""
     return '"' + re.sub(r"[^ !#-\[\]-~]", "_", text)[:63].replace("?", "_") + '"'
 
@@ -157,13 +173,14 @@ def _integers(flat: np.ndarray) -> list[str]:
 def _steps_table(graph: Graph, calls: Sequence[Call], place: Place) -> str:
     outputs = {node.name: written(node)[0] for node in graph.nodes}
     rows = [
-        f"    {{{call.function}, &p{i}, {_ref(place(outputs[call.node]))}, {graph[outputs[call.node]].size_bytes}u}}"
+        f"    {{{call.function}, &p{i}, {c_ref(place(outputs[call.node]))}, {graph[outputs[call.node]].size_bytes}u}}"
         for i, call in enumerate(calls)
     ]
     return f"\nstatic const embarq_step steps[{max(len(calls), 1)}] = {{\n" + ",\n".join(rows or ["    {0, 0, 0, 0}"]) + "\n};"
 
 
-def _tensor_table(kind: str, graph: Graph, names: Sequence[str], place: Place) -> str:
+def tensor_table(kind: str, graph: Graph, names: Sequence[str], place: Place) -> str:
+    """The C table `kind` of a model's inputs or outputs."""
     rows = ",\n".join(_tensor(graph[name], place) for name in names)
     return f"\nstatic const embarq_tensor {kind}[{len(names)}] = {{\n{rows}\n}};"
 
@@ -175,14 +192,16 @@ def _tensor(tensor: Tensor, place: Place) -> str:
     scale, zero_point = (tensor.scale, tensor.zero_point) if single else (0.0, 0)
     shape = ", ".join(map(str, tensor.shape)) or "0"
     return (
-        f"    {{{_string(tensor.name)}, {_ref(place(tensor.name))}, {tensor.size_bytes}u, {DTYPES[tensor.dtype]}, {len(tensor.shape)}u, "
+        f"    {{{c_string(tensor.name)}, {c_ref(place(tensor.name))}, {tensor.size_bytes}u, {DTYPES[tensor.dtype]}, {len(tensor.shape)}u, "
         f"{{{shape}}}, {_float(scale)}, {zero_point}}}"
     )
 
 
-def _model(ident: str, name: str, graph: Graph, step_count: int, arena_bytes: Sequence[int]) -> str:
+def model_struct(declaration: str, name: str, prefix: str, counts: tuple[int, int, int], arena_bytes: Sequence[int]) -> str:
+    """An `embarq_model` over the table `steps` and the tables `<prefix>inputs`, `<prefix>outputs`; counts: inputs, outputs, steps."""
     regions = ", ".join(f"{size}u" for size in arena_bytes) or "0"
+    inputs, outputs, steps = counts
     return (
-        f"\nconst embarq_model {ident}_model = {{\n    EMBARQ_ABI, {_string(name)}, plan_id, {{{regions}}},\n"
-        f"    inputs, outputs, steps, {len(graph.inputs)}u, {len(graph.outputs)}u, {step_count}u\n}};"
+        f"\n{declaration} = {{\n    EMBARQ_ABI, {c_string(name)}, plan_id, {{{regions}}},\n"
+        f"    {prefix}inputs, {prefix}outputs, steps, {inputs}u, {outputs}u, {steps}u\n}};"
     )
