@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sdk.planner.linux_records import LinuxPlan, Measured
     from sdk.planner.plan import Plan
     from sdk.planner.recipes import Recipe
+    from sdk.planner.training.plan import TrainingPlan
     from sdk.remote import RemoteSession
     from sdk.session import Session
     from targets.device import Device
@@ -137,10 +138,13 @@ def _tensor(entry: Mapping[str, Any]) -> Tensor:
         raise UsageError(f"the artifact's manifest describes an input or output wrongly ({error}); compile it again") from error
 
 
-def compile_plan(plan: Plan | LinuxPlan, progress: Progress | None = None) -> Artifact:
+def compile_plan(plan: Plan | LinuxPlan | TrainingPlan, progress: Progress | None = None) -> Artifact:
     """Everything `plan` describes, built. Raises `DoesNotFit`, `ToolError`, `UnsupportedOp`, `VerificationFailed`."""
     from sdk.planner.linux_records import LinuxPlan
+    from sdk.planner.training.plan import TrainingPlan
 
+    if isinstance(plan, TrainingPlan):
+        return training_artifact(plan, progress)
     if isinstance(plan, LinuxPlan):
         from sdk.linux import compile_linux
         from sdk.remote import open_remote
@@ -239,7 +243,7 @@ def linux_artifact(plan: LinuxPlan, recipe: Recipe, payload: Payload, golden: Go
     files.update(_golden_files(golden))
     files["plan.json"] = canonical_json({**plan.to_dict(), "measured": [row.to_dict() for row in measured], "layer_errors": [vars(row) for row in layers]})
     files["report.html"] = linux_html(plan, measured).encode()
-    files["sbom.cdx.json"] = canonical_json(_linux_sbom(plan, payload))
+    files["sbom.cdx.json"] = canonical_json(_linux_sbom(plan.name, payload))
     files.update(_device_files(plan.device))
     chosen = next((row for row in measured if row.verdict == "chosen"), None)
     options = {**payload.options, **recipe.options}
@@ -259,6 +263,31 @@ def linux_artifact(plan: LinuxPlan, recipe: Recipe, payload: Payload, golden: Go
     return Artifact(content, files, plan.device)
 
 
+def training_artifact(plan: TrainingPlan, progress: Progress | None = None) -> Artifact:
+    """The artifact of a model that learns on a Linux device. Raises `DoesNotFit`."""
+    from sdk.training_artifact import TOLERANCE, training_parts
+
+    payload, golden = training_parts(plan, progress)
+    files = {f"payload/{name}": content for name, content in payload.files.items()}
+    files.update(_golden_files(golden))
+    files["plan.json"] = canonical_json(plan.to_dict())
+    files["report.html"] = plan.to_html().encode()
+    files["sbom.cdx.json"] = canonical_json(_linux_sbom(plan.name, payload))
+    files.update(_device_files(plan.device))
+    content = {
+        "format": FORMAT, "version": VERSION, "name": plan.name, "device": plan.device.name, "backend": "torch",
+        "recipe": {"engine": "torch", "precision": "float32", "threads": plan.threads, "options": {}},
+        "entry": f"payload/{payload.entry}", "requires": dict(payload.requires), "machine": "any",
+        "inputs": [_port(port) for port in payload.inputs], "outputs": [_port(port) for port in payload.outputs], "steps": [],
+        "golden": {"vectors": len(golden), "tolerance": TOLERANCE, "step_crc32": [[] for _ in golden.inputs]},
+        "cost": {"file_bytes": sum(map(len, payload.files.values())), "training_peak_bytes": plan.peak_bytes},
+        "training": {"layers": [choice.layer for choice in plan.choices], "batch": plan.training.batch, "optimiser": plan.training.optimiser},
+        "notes": list(payload.notes), "versions": _linux_versions(payload),
+    }  # fmt: skip
+    content["files"] = {name: file_entry(data) for name, data in sorted(files.items())}
+    return Artifact(content, files, plan.device)
+
+
 def _port(port: Port) -> dict[str, Any]:
     return {"name": port.name, "dtype": port.dtype, "shape": list(port.shape), "scale": port.scale, "zero_point": port.zero_point}
 
@@ -269,10 +298,10 @@ def _linux_versions(payload: Payload) -> dict[str, str]:
     return {"embarq": sdk.__version__, **payload.requires}
 
 
-def _linux_sbom(plan: LinuxPlan, payload: Payload) -> dict[str, Any]:
+def _linux_sbom(name: str, payload: Payload) -> dict[str, Any]:
     """A CycloneDX 1.5 bill: the model, and the packages that the device must have to run it."""
     parts = [{"type": "library", "name": name, "version": version, "purl": f"pkg:pypi/{name}@{version}"} for name, version in sorted(payload.requires.items())]
-    model = {"type": "machine-learning-model", "name": plan.name, "version": "1"}
+    model = {"type": "machine-learning-model", "name": name, "version": "1"}
     return {"bomFormat": "CycloneDX", "specVersion": "1.5", "version": 1, "metadata": {"component": model}, "components": parts}
 
 

@@ -6,11 +6,9 @@ own code with it. When the link breaks it ends at its last checkpoint, and `resu
 
 from __future__ import annotations
 
-import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -164,25 +162,19 @@ def trained_artifact(artifact: Artifact, weights: Mapping[str, np.ndarray], prog
 
     from sdk.bundle import file_entry
     from sdk.golden import npy_bytes
-    from sdk.training.payload import with_weights
+    from sdk.training.payload import same_calibration, with_weights
+    from sdk.training.settings import CALIBRATION
+    from sdk.training_artifact import outputs_of
 
     progress("writing the program")
     entry = str(artifact.manifest["entry"])
     content = with_weights(artifact.files[entry], weights)
     progress("golden vectors")
     files = {**artifact.files, entry: content}
-    for v, outputs in enumerate(_outputs(content, artifact.golden.inputs)):
+    bases = f"payload/{CALIBRATION}"
+    if bases in files:
+        files[bases] = same_calibration(files[bases], content)
+    for v, outputs in enumerate(outputs_of(content, artifact.golden.inputs)):
         files.update({f"golden/{v}_output_{i}.npy": npy_bytes(array) for i, array in enumerate(outputs)})
     manifest = {**artifact.manifest, "files": {name: file_entry(data) for name, data in sorted(files.items())}}
     return replace(artifact, manifest=manifest, files=files)
-
-
-def _outputs(program: bytes, inputs: Sequence[tuple[np.ndarray, ...]]) -> list[list[np.ndarray]]:
-    """What the `.pt2` computes here for each of `inputs`."""
-    from sdk.runner.torch_engine import TorchEngine
-
-    with tempfile.TemporaryDirectory(prefix="embarq-") as folder:
-        path = Path(folder) / "program.pt2"
-        path.write_bytes(program)
-        engine = TorchEngine(str(path), 1, {})
-        return [engine.run(list(row)) for row in inputs]

@@ -22,12 +22,22 @@ from sdk.training.settings import CALIBRATION, PROGRAM, SETTINGS, settings
 CALIBRATED = ("fixed", "adapter", "asi")
 
 
-def training_payload(program: Any, choices: Sequence[Choice], training: Training, calibration: Any, inputs: Sequence[Port], outputs: Sequence[Port],
-                     threads: int = 1) -> Payload:  # fmt: skip
-    """The files of a model that learns. `program`: an ExportedProgram with a free batch; `calibration`: of `sdk.training.nn.calibrate`, or None."""
+def exported_program(program: Any) -> bytes:
+    """The `.pt2` that a `TrainableProgram` was read from, its batch free; reading it gives the same program again."""
     import torch
 
-    files = {PROGRAM: program_bytes(program), SETTINGS: canonical_json(settings(choices, training, threads))}
+    from sdk.training.nn.export import exported
+
+    example = torch.zeros((2, *program.input_shape), dtype=program.input_dtype)
+    return program_bytes(exported(program.origin, example)[0])
+
+
+def training_payload(program: bytes, choices: Sequence[Choice], training: Training, calibration: Any, inputs: Sequence[Port], outputs: Sequence[Port],
+                     threads: int = 1) -> Payload:  # fmt: skip
+    """The files of a model that learns. `program`: a `.pt2` with a free batch; `calibration`: of `sdk.training.nn.calibrate`, or None."""
+    import torch
+
+    files = {PROGRAM: program, SETTINGS: canonical_json(settings(choices, training, threads))}
     if calibration is not None and any(choice.method in CALIBRATED for choice in choices):
         with tempfile.TemporaryDirectory(prefix="embarq-") as folder:
             path = Path(folder) / CALIBRATION
@@ -44,6 +54,21 @@ def program_bytes(program: Any) -> bytes:
     stream = io.BytesIO()
     torch.export.save(program, stream)
     return stream.getvalue()
+
+
+def same_calibration(content: bytes, program: bytes) -> bytes:
+    """The calibration in `content` for the program with other weights in `program`: its bases stay, they belong to it from now on."""
+    from dataclasses import replace
+
+    from sdk.training.nn.calibrate import Calibration
+    from sdk.training.nn.program import read_program
+
+    with tempfile.TemporaryDirectory(prefix="embarq-") as folder:
+        path, model = Path(folder) / CALIBRATION, Path(folder) / PROGRAM
+        path.write_bytes(content)
+        model.write_bytes(program)
+        replace(Calibration.load(path), model_id=read_program(model).model_id).save(path)
+        return path.read_bytes()
 
 
 def with_weights(content: bytes, weights: Mapping[str, Any]) -> bytes:

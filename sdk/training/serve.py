@@ -136,7 +136,7 @@ class TrainingServer:
         """{"name"}: the value as it was when `weights` was asked."""
         if params.get("name") not in self._weights:
             raise BadRequest(f"there is no weight {params.get('name')!r}; ask for weights first")
-        return {"array": pack(np.ascontiguousarray(self._weights[params["name"]]))}
+        return {"array": pack(np.array(self._weights[params["name"]], order="C"))}
 
     def shutdown(self, _: dict[str, Any]) -> dict[str, Any]:
         """Answer, then end."""
