@@ -337,7 +337,8 @@ def test_litert_computes_what_numpy_does(tmp_path):
     for kernels in ("default", "builtin", "reference"):
         engine = open_engine("litert", str(path), 1, {"kernels": kernels})
         np.testing.assert_array_equal(engine.run([x, y])[0], x + y)
-        assert engine.profile([x, y], 1) is None and "no time per operation" in engine.why_no_profile
+        rows = engine.profile([x, y], 1)
+        assert [row["op"] for row in rows] == ["Add (ND)"] if kernels == "default" else rows is None and "times per operation" in engine.why_no_profile
         engine.close()
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from .engines import Signature, check_options, first_line, missing
 from .errors import BadRequest, EngineRefused
+from .litert_profile import VERSIONS, operation_times
 
 #: option `kernels` -> member of OpResolverType. "default" is XNNPACK's kernels where they exist; "reference" is the slow definition.
 KERNELS = {"default": "AUTO", "builtin": "BUILTIN_WITHOUT_DEFAULT_DELEGATES", "reference": "BUILTIN_REF"}
@@ -29,7 +30,10 @@ def _interpreter(engine: str) -> Any:
 class LitertEngine:
     """A `.tflite` file. options: `kernels` (default, builtin, reference)."""
 
-    why_no_profile = "the Python packages of LiteRT give no time per operation; for that, run benchmark_model --enable_op_profiling from LiteRT's sources"
+    why_no_profile = (
+        f"times per operation come from ai-edge-litert {' or '.join(VERSIONS)} with its default kernels, no other; for others, "
+        "run benchmark_model --enable_op_profiling from LiteRT's sources"
+    )
 
     def __init__(self, path: str, threads: int, options: Mapping[str, Any], engine: str = "litert") -> None:
         from .bundle import installed
@@ -39,6 +43,7 @@ class LitertEngine:
         if kernels not in KERNELS:
             raise BadRequest(f"kernels {kernels!r} is not known; choose from {', '.join(KERNELS)}")
         module = _interpreter(engine)
+        self._path, self._threads, self._kernels = path, threads, kernels
         self.name, self.version = engine, installed(PACKAGES[engine]) or "unknown"
         try:
             resolver = getattr(module.OpResolverType, KERNELS[kernels])
@@ -61,8 +66,10 @@ class LitertEngine:
             raise EngineRefused(f"{self.name} {self.version} stopped while running: {first_line(error)}; check the inputs and the free memory") from error
 
     def profile(self, arrays: list[np.ndarray], repeats: int) -> list[dict[str, Any]] | None:
-        """None: see `why_no_profile`."""
-        return None
+        """Mean time of every operation, from a second copy of the model; None where this LiteRT cannot tell (`why_no_profile`)."""
+        if self.name != "litert" or self.version not in VERSIONS or self._kernels != "default":
+            return None
+        return operation_times(self._path, self._threads, arrays, repeats)
 
     def close(self) -> None:
         """Give the memory back."""
