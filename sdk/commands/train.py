@@ -65,8 +65,12 @@ def train(
         raise UsageError(f"{artifact} was compiled for inference only; compile it to learn, as in: {how}")
     x, y = labelled(data)
     options: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate, "held_out": held_out, "patience": patience, "seed": seed}
-    if resume:
-        options["resume"] = True
+    if opened.is_linux:
+        options["resume"] = resume
+    elif resume:
+        raise UsageError(f"{artifact} is for a microcontroller, which goes on from what it committed by itself; leave --resume out")
+    else:
+        options["commit"] = False  # only after the held-back samples were judged
     with open_session(out, opened, port) as session:
         with _log(log) as note, _live(out, epochs) as show:
             result = session.train(x, y, on_step=_both(note, show), **options)
@@ -177,7 +181,7 @@ def _live(out: Printer, epochs: int) -> Iterator[Callable[[Any], None]]:
             if step.held_out is not None:
                 held[:] = [f"held-out {100 * step.held_out:.2f} %"]
             memory = [size(step.memory_bytes)] if step.memory_bytes else []
-            words = [f"epoch {step.epoch + 1} of {epochs}", f"loss {smooth[-1]:.4f}", *held, *memory]
+            words = [f"epoch {step.epoch} of {epochs}", f"loss {smooth[-1]:.4f}", *held, *memory]
             bar.update(task, description=", ".join(words), completed=step.step, total=step.of or None)
 
         yield show

@@ -30,7 +30,7 @@ def train(
 
     def on_step(report: Any) -> None:
         memory = health.memory()["rss_bytes"]
-        tell({"step": report.step, "epoch": report.epoch, "loss": report.loss, "accuracy": report.accuracy, "held_out": report.held_out,
+        tell({"step": report.step, "epoch": report.epoch + 1, "loss": report.loss, "accuracy": report.accuracy, "held_out": report.held_out,
               "memory_bytes": memory, "of": epochs * len(batches)})  # fmt: skip
 
     held = (parts["held_x"], parts["held_y"]) if len(parts["held_y"]) else None
