@@ -11,8 +11,9 @@ ENDS = ("done", "early stop", "asked to stop")
 
 @dataclass(frozen=True)
 class TrainStep:
-    """One update, told while it happens; `step` and `epoch` count from 1. `loss` is the mean over its batch; `accuracy` the share of its samples that were right before
-    the update; `held_out` the accuracy on held-back samples where this step ended an epoch; `memory_bytes` in use on the device."""
+    """One update, told while it happens; `step` and `epoch` count from 1. `loss` is the mean over its batch; `accuracy` the share of its
+    samples that were right before the update; `held_out` the accuracy on held-back samples where this step ended an epoch; `memory_bytes`
+    in use on the device; `of`: how many updates there will be at most, 0 where that is not known."""
 
     step: int
     epoch: int
