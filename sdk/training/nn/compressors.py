@@ -113,7 +113,7 @@ class Asi:
         for length, rank in zip(x.shape[1:], self.ranks[1:], strict=True):
             whole = rank == 0 or rank >= WHOLE_FROM * length
             starts.append(None if whole else torch.randn(length, rank, generator=random, dtype=x.dtype))
-        return iterate(x, starts)[1]  # the first batch is iterated twice: a random start knows nothing
+        return iterate(x, starts, whole=True)[1]  # the first batch is iterated twice: a random start knows nothing
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Fixed:
         """The core of `x`; the bases are constants."""
         core = project(x, (None, *self.bases))
         if self.refresh is not None and self._drifted(x, core, self.refresh):
-            core, bases = iterate(x, (None, *self.bases))
+            core, bases = iterate(x, (None, *self.bases), whole=True)
             self.bases = tuple(bases[1:])
             self.captured, self._since = _share(core, x), 0
             self.refreshes += 1

@@ -88,6 +88,8 @@ def pair_product(x: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
 
 def project(x: Tensor, bases: Bases) -> Tensor:
     """The core of `x`: each mode n with a basis [d_n, K_n] shrinks to K_n, a mode with None stays. The mode that shrinks most goes first."""
+    if sum(basis is not None for basis in bases) == 1:
+        return _one_by_one(x, bases, range(len(bases)))
     if x.dim() == 4 and bases[2] is not None and bases[3] is not None and bases[1] is None:
         first = None if bases[0] is None or _shrink(bases[0]) > _shrink(bases[2]) * _shrink(bases[3]) else bases[0]
         x = pair_product(x if first is None else mode_product(x, first, 0), bases[2], bases[3])
