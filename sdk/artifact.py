@@ -160,12 +160,31 @@ def compile_plan(plan: Plan | LinuxPlan | TrainingPlan, progress: Progress | Non
     golden = _golden(plan)
     files = dict(emitted.files)
     files.update(_golden_files(golden))
+    learning = _learning(plan, files)
     files["plan.json"] = canonical_json(plan.to_dict())
     files["report.html"] = plan.to_html().encode()
     files["sbom.cdx.json"] = canonical_json(_sbom(plan, emitted.compiler))
     files.update(_device_files(plan.device))
-    manifest = _manifest(plan, golden, emitted, files)
+    manifest = {**_manifest(plan, golden, emitted, files), **learning}
     return Artifact(manifest, files, plan.device)
+
+
+def _learning(plan: Plan, files: dict[str, bytes]) -> dict[str, Any]:
+    """The manifest's entry on training, and the files that prove a step; nothing for a model that does not learn."""
+    if plan.training is None:
+        return {}
+    from sdk.training.mcu.golden import golden_files, make_training_golden, training_manifest
+
+    golden = make_training_golden(plan)
+    files.update(golden_files(golden))
+    return {"training": training_manifest(plan, golden)}
+
+
+def _inference(plan: Plan) -> Graph:
+    """What the model computes without learning: the plan's graph, or the first nodes of its training step."""
+    from sdk.planner.mcu_training import inference_part
+
+    return inference_part(plan.graph, plan.training) if plan.training else plan.graph
 
 
 def _does_not_fit(plan: Plan) -> str:
@@ -175,9 +194,11 @@ def _does_not_fit(plan: Plan) -> str:
 
 
 def _golden(plan: Plan) -> Golden:
-    steps = {step.call.node: step.output for step in plan.steps if step.call is not None}
-    vectors = list(plan.vectors) or random_inputs(plan.graph, 3)
-    return make_golden(plan.graph, vectors, steps)
+    graph = _inference(plan)
+    inside = {node.name for node in graph.nodes}
+    steps = {step.call.node: step.output for step in plan.steps if step.call is not None and step.node in inside}
+    vectors = [vector[: len(graph.inputs)] for vector in plan.vectors] or random_inputs(graph, 3)
+    return make_golden(graph, vectors, steps)
 
 
 def _golden_files(golden: Golden) -> dict[str, bytes]:
@@ -201,8 +222,10 @@ def _describe(graph: Graph, names: tuple[str, ...]) -> list[dict[str, Any]]:
 def _manifest(plan: Plan, golden: Golden, emitted: Any, files: Mapping[str, bytes]) -> dict[str, Any]:
     from sdk.backends.firmware.build import plan_id
 
-    ops = {node.name: node.op for node in plan.graph.nodes}
-    steps = [{"name": s.call.node, "op": ops[s.call.node], "kernel": s.call.function, "output": s.output} for s in plan.steps if s.call is not None]
+    graph = _inference(plan)
+    ops = {node.name: node.op for node in graph.nodes}
+    kept = [s for s in plan.steps if s.call is not None and s.node in ops]
+    steps = [{"name": s.node, "op": ops[s.node], "kernel": s.function, "output": s.output} for s in kept]
     is_float = any(plan.graph[name].dtype == "float32" for name in (s["output"] for s in steps))
     sizes = emitted.sizes
     return {
@@ -212,8 +235,8 @@ def _manifest(plan: Plan, golden: Golden, emitted: Any, files: Mapping[str, byte
         "device": plan.device.name,
         "backend": plan.backend,
         "plan_id": plan_id(plan).hex(),
-        "inputs": _describe(plan.graph, plan.graph.inputs),
-        "outputs": _describe(plan.graph, plan.graph.outputs),
+        "inputs": _describe(graph, graph.inputs),
+        "outputs": _describe(graph, graph.outputs),
         "steps": steps,
         "golden": {
             "vectors": len(golden),

@@ -225,7 +225,15 @@ class Session:
 
     def verify(self, golden: Golden | None = None, progress: Progress | None = None) -> VerifyReport:
         """Run the golden vectors on the board and compare: integer models layer by layer, so that a difference which the last
-        layers swallow is found too and the first layer that differs is named; float models by their outputs."""
+        layers swallow is found too and the first layer that differs is named; float models by their outputs. A model that learns
+        takes its golden steps, too, from the firmware's values, and has its committed ones again afterwards."""
+        if "training" not in self.artifact.manifest:
+            return self._verify(golden, progress)
+        from sdk.training.mcu.golden import proved
+
+        return proved(self, lambda: self._verify(golden, progress), progress)
+
+    def _verify(self, golden: Golden | None, progress: Progress | None) -> VerifyReport:
         golden = golden or self.artifact.golden
         tolerance = float(self.artifact.manifest["golden"]["tolerance"])
         compared = equal = 0

@@ -104,6 +104,12 @@ class TrainingUse:
         }  # fmt: skip
 
 
+def inference_part(graph: Graph, use: TrainingUse) -> Graph:
+    """The first nodes of a step, from the model's input to the logits: inference with the weights as they are."""
+    last = next(i for i, node in enumerate(graph.nodes) if use.logits in node.outputs)
+    return graph.with_nodes(graph.nodes[: last + 1], inputs=graph.inputs[:1], outputs=(use.logits,))
+
+
 def training_from_dict(data: Mapping[str, Any]) -> TrainingUse:
     """What `TrainingUse.to_dict` wrote; initial values are not in it."""
     return TrainingUse(**{

@@ -139,7 +139,7 @@ def variables_of(treatments: Sequence[Treatment], training: Training) -> tuple[V
             if training.optimiser == "momentum":
                 rows.append(Variable(f"{t.layer.name}.{part}.momentum", t.layer.name, part, np.zeros(initial.shape, np.float32), True))
         if t.int8:
-            rows.append(Variable(f"{t.layer.name}.counter", t.layer.name, "counter", np.zeros(1, np.int32)))
+            rows.append(Variable(f"{t.layer.name}.counter", t.layer.name, "counter", np.zeros(1, np.int32), True))
     return (*rows, Variable(HYPER, "", "hyper", hyper_values(training)))
 
 
