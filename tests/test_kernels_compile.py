@@ -22,7 +22,7 @@ GCC = {
     "cortex-m0plus": ("-mthumb", "-mcpu=cortex-m0plus"),
     "cortex-m33": ("-mthumb", "-mcpu=cortex-m33", "-mfloat-abi=hard", "-mfpu=fpv5-sp-d16"),
 }
-KERNELS = sorted((RUNTIME / "kernels").glob("*.c"))
+KERNELS = sorted((*(RUNTIME / "kernels").glob("*.c"), *(RUNTIME / "training").glob("*.c")))
 
 
 @pytest.mark.parametrize("core", sorted(ZIG))

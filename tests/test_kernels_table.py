@@ -7,12 +7,13 @@ import re
 import numpy as np
 import pytest
 
+from sdk.backends.firmware.library import kernel_files
 from sdk.errors import UnsupportedOp
 from sdk.graph.ir import Graph, Node, Quant, Tensor
 from sdk.graph.ops import OPS
 from sdk.kernels import lower
 from sdk.kernels.table import TABLE
-from tests import kernel_cases
+from tests import kernel_cases, training_cases
 from tests.kernel_harness import RUNTIME
 
 M0 = frozenset({"armv6-m"})
@@ -46,6 +47,23 @@ def test_functions_are_declared_defined_and_used() -> None:
     calls = [case.call for case in (*kernel_cases.portable(make), *kernel_cases.dsp(make))]
     unused = declared - {call.function for call in calls}
     assert not unused
+
+
+def test_functions_of_training_are_declared_defined_and_used() -> None:
+    declared = functions((RUNTIME / "include" / "embarq_training_kernels.h").read_text())
+    everything = "\n".join(path.read_text() for path in sorted((RUNTIME / "training").glob("*.c")))
+    assert set(re.findall(r"void (embarq_\w+)\(const void \*params", everything)) == declared
+    cases = training_cases.cases(training_cases.Maker())
+    assert {case.call.function for case in cases} == declared
+    assert {row.op for row in TABLE} >= {case.node.op for case in cases}
+    for case in cases:
+        text = repr(case.call.fields)
+        assert all(f"Ref(kind='const', name='{name}')" in text for name in case.call.constants), case.call.function
+
+
+def test_no_two_files_of_kernels_have_one_name() -> None:
+    names = [path.name for path in kernel_files()]
+    assert len(names) == len(set(names))
 
 
 def test_calls_name_their_constants_and_sources() -> None:

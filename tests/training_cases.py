@@ -99,7 +99,8 @@ def convolutions(make: Maker) -> Iterator[Case]:
     yield make.case("train_conv2d", (x, w, None), **window(1, 1, 0, 1), activation="relu")
     yield make.case("train_conv2d_grad", (make.draw(1, 2, 5, 150), make.int8((150, 1, 1, 6))), **window(1, 1, 0, 1), size=(2, 5))
     yield make.case("train_conv2d", (x, make.weight((6, 1, 1, 150), 0, const=False)), **window(1, 1, 0, 1), activation="none")
-    yield make.case("train_conv2d_update", (x, make.draw(1, 2, 5, 6), make.weight((6, 1, 1, 150), 0, const=False), HYPER, None, None, ONE), **window(1, 1, 0, 1))
+    learning = make.weight((6, 1, 1, 150), 0, const=False)
+    yield make.case("train_conv2d_update", (x, make.draw(1, 2, 5, 6), learning, HYPER, None, None, ONE), **window(1, 1, 0, 1))
 
 
 def depthwises(make: Maker) -> Iterator[Case]:
@@ -116,6 +117,10 @@ def depthwises(make: Maker) -> Iterator[Case]:
         learning = make.draw(1, kernel, kernel, c)
         yield make.case("train_depthwise_update", (x, dy, learning, HYPER, learning if k % 2 else None), **attrs)
     x, dy = make.draw(1, 4, 4, 8), make.draw(1, 4, 4, 8)
+    wide = make.int8((1, 3, 3, 77), 3)  # more channels than are summed at once
+    yield make.case("train_depthwise", (make.draw(1, 4, 3, 77), wide, make.draw(77)), **window(3, 1, 1, 1), activation="relu6")
+    yield make.case("train_depthwise_grad", (make.draw(1, 3, 2, 77), wide), **window(3, 2, 1, 1), size=(4, 3))
+    yield make.case("train_depthwise_update", (make.draw(1, 4, 3, 77), make.draw(1, 3, 2, 77), make.draw(1, 3, 3, 77), HYPER), **window(3, 2, 1, 1))
     same = {"stride": (1, 1), "dilation": (1, 1), "padding": ((1, 1), (1, 1))}
     yield make.case("train_depthwise_update", (x, dy, make.weight((1, 3, 3, 8), 3, const=False), HYPER, None, ONE), **same)
     yield make.case("train_depthwise_grad", (dy, make.int8((1, 3, 3, 8), 3), make.draw(1, 4, 4, 8)), overlap=2, **same, size=(4, 4))
@@ -132,6 +137,8 @@ def denses(make: Maker) -> Iterator[Case]:
         yield make.case("train_dense_grad", (dy, w, make.draw(rows, depth)), overlap=2)
         yield make.case("train_dense_grad", (dy, make.draw(channels, depth)))
         yield make.case("train_dense_update", (x, dy, make.draw(channels, depth), HYPER))
+        yield make.case("train_dense_update", (x, dy, make.draw(channels, depth), HYPER, make.draw(channels, depth)))
+        yield make.case("train_dense_update", (x, dy, make.weight((channels, depth), 0, const=False), HYPER, None, None, ONE))
         if rank:
             yield make.case("train_dense_update", (z, dy, make.draw(channels, depth), HYPER, None, make.draw(rank, depth)))
         yield make.case("bias_update", (dy, b, HYPER, make.draw(channels)))

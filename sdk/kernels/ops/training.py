@@ -136,7 +136,7 @@ def dense(site: Site) -> Lowered:
         ("weights", weights(site, 1, constants, channels)), ("bias", bias(site, 2, constants, channels)),
         ("rank", _rank(site)), ("z", source(site, 3, constants) if _rank(site) else NONE), ("p", weights(site, 4, constants, channels)), *limits(site),
     )  # fmt: skip
-    return Call(site.node.name, "embarq_train_dense", "embarq_train_dense_params", fields, constants, sources=("train_dense.c",))
+    return Call(site.node.name, "embarq_train_dense", "embarq_train_dense_params", fields, constants, sources=("taps.c", "train_dense.c"))
 
 
 def dense_grad(site: Site) -> Lowered:
@@ -150,7 +150,7 @@ def dense_grad(site: Site) -> Lowered:
         ("has_add", int(site.has(2))), ("weights", weights(site, 1, constants, channels)),
     )  # fmt: skip
     return Call(site.node.name, "embarq_train_dense_grad", "embarq_train_dense_grad_params", fields, constants, overlap={2: 0},
-                sources=("train_dense.c",))  # fmt: skip
+                sources=("taps.c", "train_dense.c"))  # fmt: skip
 
 
 # ---- depthwise -----------------------------------------------------------------------------------------------------
@@ -244,9 +244,16 @@ def conv2d_update(site: Site) -> Lowered:
 
 
 def dense_update(site: Site) -> Lowered:
-    """train_dense_update: rows are the pixels of a 1x1 convolution."""
+    """train_dense_update: a row by itself; the rows of several, or of one through a basis, are the pixels of a 1x1 convolution."""
     x, w = site.tensor(0).shape, site.tensor(2).shape
-    return refuse_constants(site) or _conv_update(site, _row_window(_rows(x), x[-1], w[0]))
+    if _rows(x) > 1 or site.has(5):
+        return refuse_constants(site) or _conv_update(site, _row_window(_rows(x), x[-1], w[0]))
+    constants: dict[str, np.ndarray] = {}
+    fields: Fields = (
+        ("input", tensor(site, 0)), ("dy", tensor(site, 1)), ("depth", w[1]), ("channels", w[0]), ("learn", learn(site, 2, 6, constants, w[0])),
+    )  # fmt: skip
+    return refuse_constants(site) or Call(site.node.name, "embarq_train_dense_update", "embarq_train_dense_update_params", fields, constants,
+                                          sources=("train_dense_update.c", "learn.c"))  # fmt: skip
 
 
 def _conv_update(site: Site, window: Window) -> Call:
@@ -257,7 +264,7 @@ def _conv_update(site: Site, window: Window) -> Call:
         ("has_basis", int(site.has(5))), ("basis", weights(site, 5, constants, window.in_c)), ("learn", learn(site, 2, 6, constants, window.out_c)),
     )  # fmt: skip
     return Call(site.node.name, "embarq_train_conv2d_update", "embarq_train_conv2d_update_params", fields, constants,
-                scratch_bytes=update_bytes(site, 5, window.in_c, depth), sources=("train_conv2d_update.c", "learn.c", "outer.c"))  # fmt: skip
+                scratch_bytes=update_bytes(site, 5, window.in_c, depth), sources=("train_conv2d_update.c", "learn.c", "outer.c", "taps.c"))  # fmt: skip
 
 
 def update_bytes(site: Site, basis: int, kept: int, depth: int) -> int:
@@ -378,7 +385,7 @@ ROWS: tuple[tuple[str, str, str, Lower], ...] = (
     ("train_head_grad", "embarq_train_head_grad", "the map's gradient is made from the mask where it is needed", head_grad),
     ("mean_grad", "embarq_mean_grad", "portable C", mean_grad),
     ("train_conv2d_update", "embarq_train_conv2d_update", "sixteen gradients at a time, none is stored", conv2d_update),
-    ("train_dense_update", "embarq_train_conv2d_update", "rows are pixels", dense_update),
+    ("train_dense_update", "embarq_train_dense_update, embarq_train_conv2d_update", "a row by itself; several as a 1x1 convolution", dense_update),
     ("train_depthwise_update", "embarq_train_depthwise_update", _PLANE, depthwise_update),
     ("train_head_update", "embarq_train_head_update", "only pixels that the mask leaves open", head_update),
     ("bias_update", "embarq_bias_update", "portable C", bias_update),

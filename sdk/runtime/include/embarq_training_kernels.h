@@ -119,6 +119,13 @@ typedef struct {
     embarq_learn learn;
 } embarq_train_depthwise_update_params;
 
+/* one row: input [depth], dy [channels], weights [channels][depth] */
+typedef struct {
+    embarq_ref input, dy;
+    int32_t depth, channels;
+    embarq_learn learn;
+} embarq_train_dense_update_params;
+
 /* input [batch][pixels][in_c], dy [batch][out_c], mask as embarq_train_head leaves it; scratch float[in_c], with a basis float[in_c + depth] */
 typedef struct {
     embarq_ref input, dy, mask, scratch;
@@ -175,6 +182,7 @@ embarq_kernel_function embarq_train_depthwise_grad;
 embarq_kernel_function embarq_train_depthwise_update;
 embarq_kernel_function embarq_train_dense;
 embarq_kernel_function embarq_train_dense_grad;
+embarq_kernel_function embarq_train_dense_update;
 embarq_kernel_function embarq_train_head;
 embarq_kernel_function embarq_train_head_grad;
 embarq_kernel_function embarq_train_head_update;

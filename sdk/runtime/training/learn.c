@@ -1,6 +1,5 @@
 /* learn.h */
 #include "learn.h"
-#include "real_fma.h"
 
 embarq_learner embarq_learner_of(const embarq_memory *memory, const embarq_learn *learn)
 {
@@ -43,14 +42,11 @@ void embarq_take_step(const embarq_learner *learner, int32_t index, int32_t coun
 {
     const float rate = learner->rate, momentum = learner->momentum;
     float *velocity = learner->velocity ? learner->velocity + index : 0;
-    if (learner->f32 && !velocity) {
-        float *w = learner->f32 + index;
-        for (int32_t i = 0; i < count; i++) {
-            w[i] = embarq_fma(-rate, gradient[i], w[i]);
-        }
-        return;
+    int32_t i = 0;
+    for (; embarq_is_plain(learner) && i + 4 <= count; i += 4) {
+        embarq_take_four(learner, index + i, gradient + i);
     }
-    for (int32_t i = 0; i < count; i++) {
+    for (; i < count; i++) {
         float change = gradient[i];
         if (velocity) {
             change = embarq_fma(momentum, velocity[i], change);

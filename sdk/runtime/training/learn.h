@@ -3,6 +3,7 @@
 #define EMBARQ_LEARN_H
 
 #include "embarq_kernels.h"
+#include "real_fma.h"
 
 typedef struct {
     float rate, momentum;
@@ -21,5 +22,22 @@ void embarq_take_step(const embarq_learner *learner, int32_t index, int32_t coun
 
 /* The same for weights [index, index + count) of as many output channels, one each, from `channel` on. */
 void embarq_take_steps(const embarq_learner *learner, int32_t index, int32_t count, int32_t channel, const float *gradient);
+
+/* float weights without a velocity: the common case, worth its own path. */
+static inline int embarq_is_plain(const embarq_learner *learner)
+{
+    return learner->f32 && !learner->velocity;
+}
+
+/* Four such weights from number `index`. */
+static inline void embarq_take_four(const embarq_learner *learner, int32_t index, const float *gradient)
+{
+    float *w = learner->f32 + index;
+    const float back = -learner->rate, a = w[0], b = w[1], c = w[2], d = w[3];
+    w[0] = embarq_fma(back, gradient[0], a);
+    w[1] = embarq_fma(back, gradient[1], b);
+    w[2] = embarq_fma(back, gradient[2], c);
+    w[3] = embarq_fma(back, gradient[3], d);
+}
 
 #endif

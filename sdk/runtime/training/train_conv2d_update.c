@@ -2,56 +2,51 @@
 #include "learn.h"
 #include "outer.h"
 #include "real_fma.h"
-#include "tile.h"
+#include "taps.h"
+
+/* One tap of the kernel: the pixels that meet under it. */
+typedef struct {
+    const float *x, *dy; /* of the first that meet, channel 0; of one sample */
+    embarq_runs runs;    /* lines is 0 where none meet */
+    int32_t tap;
+} meeting;
 
 typedef struct {
     const embarq_train_conv2d_update_params *p;
     const float *x, *dy;
 } work;
 
-/* First index of `size` whose place lies inside [0, limit), and their count, when index i lies at i * stride - pad. */
-static int32_t inside(int32_t size, int32_t stride, int32_t pad, int32_t limit, int32_t *count)
-{
-    int32_t first = pad > 0 ? (pad + stride - 1) / stride : 0;
-    int32_t end = limit + pad > 0 ? (limit + pad - 1) / stride + 1 : 0;
-    end = end < size ? end : size;
-    *count = end > first ? end - first : 0;
-    return first;
-}
-
-/* Fewer than four by four. */
-static void outer_part(const float *x, const float *dy, int32_t x_step, int32_t dy_step, int32_t count, int32_t rows, int32_t columns, float *g)
-{
-    for (int32_t pixel = 0; pixel < count; pixel++, x += x_step, dy += dy_step) {
-        for (int32_t a = 0; a < rows; a++) {
-            for (int32_t b = 0; b < columns; b++) {
-                g[EMBARQ_BLOCK * a + b] = embarq_fma(dy[a], x[b], g[EMBARQ_BLOCK * a + b]);
-            }
-        }
-    }
-}
-
-/* g[rows][columns] of output channels from o and input channels from c under tap (i, j) */
-static void block(const work *k, int32_t tap, int32_t o, int32_t c, int32_t rows, int32_t columns, float *g)
+static meeting meet(const work *k, int32_t tap)
 {
     const embarq_window *w = &k->p->window;
-    const int32_t i = tap / w->kernel_w, j = tap % w->kernel_w, x_step = w->stride_w * w->in_c;
-    int32_t lines, count;
-    const int32_t top = inside(w->out_h, w->stride_h, w->pad_top - i * w->dilation_h, w->in_h, &lines);
-    const int32_t left = inside(w->out_w, w->stride_w, w->pad_left - j * w->dilation_w, w->in_w, &count);
-    for (int32_t a = 0; a < EMBARQ_BLOCK * EMBARQ_BLOCK; a++) {
-        g[a] = 0.0f;
-    }
-    for (int32_t n = 0; count > 0 && n < w->batch; n++) {
-        for (int32_t y = top; y < top + lines; y++) {
-            const int32_t row = y * w->stride_h - w->pad_top + i * w->dilation_h, column = left * w->stride_w - w->pad_left + j * w->dilation_w;
-            const float *x = k->x + ((n * w->in_h + row) * w->in_w + column) * w->in_c + c;
-            const float *dy = k->dy + ((n * w->out_h + y) * w->out_w + left) * w->out_c + o;
-            if (rows == EMBARQ_BLOCK && columns == EMBARQ_BLOCK) {
-                embarq_outer(x, dy, 4 * x_step, 4 * w->out_c, count, g);
-            } else {
-                outer_part(x, dy, x_step, w->out_c, count, rows, columns, g);
-            }
+    const embarq_meeting down = embarq_outputs_of_tap(tap / w->kernel_w, w->out_h, w->stride_h, w->dilation_h, w->pad_top, w->in_h);
+    const embarq_meeting across = embarq_outputs_of_tap(tap % w->kernel_w, w->out_w, w->stride_w, w->dilation_w, w->pad_left, w->in_w);
+    const int32_t x_step = across.place_step * w->in_c * 4, dy_step = w->out_c * 4;
+    const meeting m = {
+        k->x + (down.place * w->in_w + across.place) * w->in_c,
+        k->dy + (down.first * w->out_w + across.first) * w->out_c,
+        {x_step, dy_step, down.place_step * w->in_w * w->in_c * 4 - across.count * x_step, (w->out_w - across.count) * dy_step,
+         across.count ? down.count : 0, across.count},
+        tap,
+    };
+    return m;
+}
+
+/* g[rows][columns] of output channels from o and input channels from c */
+static void block(const work *k, const meeting *m, int32_t o, int32_t c, int32_t rows, int32_t columns, float *g)
+{
+    const embarq_window *w = &k->p->window;
+    const int full = rows == EMBARQ_BLOCK && columns == EMBARQ_BLOCK && m->runs.lines > 0;
+    for (int32_t n = 0; n < w->batch; n++) {
+        const float *x = m->x + n * w->in_h * w->in_w * w->in_c + c, *dy = m->dy + n * w->out_h * w->out_w * w->out_c + o;
+        float more[EMBARQ_BLOCK * EMBARQ_BLOCK], *to = n ? more : g;
+        if (full) {
+            embarq_outer(x, dy, &m->runs, to);
+        } else {
+            embarq_outer_part(x, dy, &m->runs, rows, columns, to);
+        }
+        for (int32_t i = 0; n && i < EMBARQ_BLOCK * EMBARQ_BLOCK; i++) {
+            g[i] += more[i];
         }
     }
 }
@@ -74,14 +69,14 @@ static void restore(const float *narrow, const embarq_view *basis, int32_t kept,
 }
 
 /* Through a basis: gradients of all that was kept first, scaled as the basis is, then channel by channel brought back. */
-static void step_restored(const work *k, const embarq_learner *learner, const embarq_view *basis, float *scratch, int32_t tap, int32_t o, int32_t rows)
+static void step_restored(const work *k, const embarq_learner *learner, const embarq_view *basis, float *scratch, const meeting *m, int32_t o, int32_t rows)
 {
     const embarq_window *w = &k->p->window;
     const int32_t kept = w->in_c, depth = k->p->depth, taps = w->kernel_h * w->kernel_w;
     float *wide = scratch + EMBARQ_BLOCK * kept, g[EMBARQ_BLOCK * EMBARQ_BLOCK];
     for (int32_t c = 0; c < kept; c += EMBARQ_BLOCK) {
         const int32_t columns = at_most_block(kept - c);
-        block(k, tap, o, c, rows, columns, g);
+        block(k, m, o, c, rows, columns, g);
         for (int32_t a = 0; a < rows; a++) {
             for (int32_t b = 0; b < columns; b++) {
                 scratch[a * kept + c + b] = g[EMBARQ_BLOCK * a + b] * (basis->scales ? basis->scales[c + b] : 1.0f);
@@ -90,20 +85,25 @@ static void step_restored(const work *k, const embarq_learner *learner, const em
     }
     for (int32_t a = 0; a < rows; a++) {
         restore(scratch + a * kept, basis, kept, depth, wide);
-        embarq_take_step(learner, ((o + a) * taps + tap) * depth, depth, o + a, wide);
+        embarq_take_step(learner, ((o + a) * taps + m->tap) * depth, depth, o + a, wide);
     }
 }
 
-static void step_plain(const work *k, const embarq_learner *learner, int32_t tap, int32_t o, int32_t rows)
+static void step_plain(const work *k, const embarq_learner *learner, const meeting *m, int32_t o, int32_t rows)
 {
     const embarq_window *w = &k->p->window;
     const int32_t depth = w->in_c, taps = w->kernel_h * w->kernel_w;
     float g[EMBARQ_BLOCK * EMBARQ_BLOCK];
     for (int32_t c = 0; c < depth; c += EMBARQ_BLOCK) {
         const int32_t columns = at_most_block(depth - c);
-        block(k, tap, o, c, rows, columns, g);
+        block(k, m, o, c, rows, columns, g);
         for (int32_t a = 0; a < rows; a++) {
-            embarq_take_step(learner, ((o + a) * taps + tap) * depth + c, columns, o + a, g + EMBARQ_BLOCK * a);
+            const int32_t index = ((o + a) * taps + m->tap) * depth + c;
+            if (columns == EMBARQ_BLOCK && embarq_is_plain(learner)) {
+                embarq_take_four(learner, index, g + EMBARQ_BLOCK * a);
+            } else {
+                embarq_take_step(learner, index, columns, o + a, g + EMBARQ_BLOCK * a);
+            }
         }
     }
 }
@@ -116,12 +116,13 @@ void embarq_train_conv2d_update(const void *params, const embarq_memory *memory)
     const embarq_learner learner = embarq_learner_of(memory, &p->learn);
     const work k = {p, embarq_at(memory, p->input), embarq_at(memory, p->dy)};
 
-    for (int32_t o = 0; o < w->out_c; o += EMBARQ_BLOCK) {
-        for (int32_t tap = 0; tap < w->kernel_h * w->kernel_w; tap++) {
+    for (int32_t tap = 0; tap < w->kernel_h * w->kernel_w; tap++) {
+        const meeting m = meet(&k, tap);
+        for (int32_t o = 0; o < w->out_c; o += EMBARQ_BLOCK) {
             if (p->has_basis) {
-                step_restored(&k, &learner, &basis, embarq_at(memory, p->scratch), tap, o, at_most_block(w->out_c - o));
+                step_restored(&k, &learner, &basis, embarq_at(memory, p->scratch), &m, o, at_most_block(w->out_c - o));
             } else {
-                step_plain(&k, &learner, tap, o, at_most_block(w->out_c - o));
+                step_plain(&k, &learner, &m, o, at_most_block(w->out_c - o));
             }
         }
     }

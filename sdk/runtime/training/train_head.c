@@ -1,5 +1,8 @@
-/* 1x1 convolution, activation and mean over the pixels in one: of the map there are never more than nine pixels of two channels. */
+/* 1x1 convolution, activation and mean over the pixels in one: of the map there are never more than nine pixels of eight channels. */
+#include "bits.h"
 #include "tile.h"
+
+enum { CHANNELS = 8 };
 
 typedef struct {
     const embarq_train_head_params *p;
@@ -15,38 +18,39 @@ typedef struct {
 /* Add a channel's pixels to its mean, and note which are open. */
 static void add_channel(const work *k, const float *values, int32_t channel, float share)
 {
-    const float high = k->p->high;
-    int32_t bit = k->bit + channel * k->p->pixels + k->first;
+    const uint32_t high = (uint32_t)embarq_high_bits(0.0f, k->p->high);
+    uint32_t bits = 0;
     float total = 0.0f;
-    for (int32_t p = 0; p < k->count; p++, bit++) {
-        const float value = values[EMBARQ_PAIR * p];
-        total += value;
-        if (value > 0.0f && value < high) {
-            k->mask[bit >> 3] |= (uint8_t)(1u << (bit & 7));
-        }
+    for (int32_t p = 0; p < k->count; p++, values += CHANNELS) {
+        const union {
+            float value;
+            uint32_t bits;
+        } word = {*values};
+        total += word.value;
+        bits |= embarq_is_open(word.bits, high) << p;
     }
+    embarq_set_bits(k->mask, k->bit + channel * k->p->pixels + k->first, k->count, bits);
     k->out[channel] += total * share;
 }
 
-/* All channels of nine pixels, two by two. */
+/* All channels of nine pixels, eight by eight. */
 static void tile(const work *k)
 {
     const embarq_train_head_params *p = k->p;
+    const int32_t high = embarq_high_bits(0.0f, p->high);
     const float share = 1.0f / (float)p->pixels;
-    float values[EMBARQ_TILE * EMBARQ_PAIR], bias[EMBARQ_PAIR];
-    for (int32_t n = 0; n < p->out_c; n += EMBARQ_PAIR) {
-        const int32_t count = p->out_c - n < EMBARQ_PAIR ? p->out_c - n : EMBARQ_PAIR;
-        bias[0] = k->bias[n];
-        bias[1] = k->bias[n + count - 1];
+    float values[EMBARQ_TILE * CHANNELS];
+    for (int32_t n = 0; n < p->out_c; n += CHANNELS) {
+        const int32_t count = p->out_c - n < CHANNELS ? p->out_c - n : CHANNELS;
         const embarq_product first = {
-            k->columns, p->in_c, k->weights, n * p->in_c, 1, p->in_c, k->weights.scales ? k->weights.scales + n : 0, bias, values, 0, EMBARQ_PAIR, count,
-            k->count, p->rank ? 0 : embarq_high_bits(0.0f, p->high),
+            k->columns, p->in_c, k->weights, n * p->in_c, 1, p->in_c, k->weights.scales ? k->weights.scales + n : 0, k->bias + n, values, 0, CHANNELS, count,
+            k->count, p->rank ? 0 : high,
         };
         embarq_multiply(&first);
         if (p->rank) {
             const embarq_product second = {
                 k->columns + p->in_c * EMBARQ_TILE, p->rank, k->adapter, n * p->rank, 1, p->rank, k->adapter.scales ? k->adapter.scales + n : 0, values,
-                values, EMBARQ_PAIR, EMBARQ_PAIR, count, k->count, embarq_high_bits(0.0f, p->high),
+                values, CHANNELS, CHANNELS, count, k->count, high,
             };
             embarq_multiply(&second);
         }

@@ -1,4 +1,5 @@
 /* Gradient of the fused head's input, pixel by pixel: the map's gradient is made from the mask where it is needed. */
+#include "bits.h"
 #include "tile.h"
 
 /* columns[o][p] = the gradient of channel first + o at nine pixels, times its weights' scale */
@@ -8,9 +9,9 @@ static void spread(const embarq_train_head_grad_params *p, const float *dy, cons
     const float share = 1.0f / (float)p->pixels;
     for (int32_t o = 0; o < count; o++, bit += p->pixels, columns += EMBARQ_TILE) {
         const float g = dy[o] * share * (scales ? scales[o] : 1.0f);
+        const uint32_t open = embarq_bits(mask, bit, pixels);
         for (int32_t i = 0; i < EMBARQ_TILE; i++) {
-            const int32_t at = bit + i;
-            columns[i] = i < pixels && mask[at >> 3] >> (at & 7) & 1 ? g : 0.0f;
+            columns[i] = open >> i & 1u ? g : 0.0f;
         }
     }
 }
