@@ -54,8 +54,12 @@ def slot_bytes(device: Device | str, variable_bytes: int) -> int:
 
 
 def store_bytes(device: Device | str, variable_bytes: int) -> int:
-    """Bytes of flash that two copies of `variable_bytes` take from the program; 0 where the board cannot keep any."""
-    store = plan_store(device, variable_bytes)
+    """Bytes of flash that two copies of `variable_bytes` take from the program; 0 where the board cannot keep any, more than there
+    are where they do not fit."""
+    try:
+        store = plan_store(device, variable_bytes)
+    except UsageError:
+        return load_device(device).flash.usable_bytes + 2 * slot_bytes(device, variable_bytes)
     return store.lost_bytes if store else 0
 
 

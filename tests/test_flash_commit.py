@@ -243,6 +243,7 @@ def test_small_sectors_in_front_are_taken_before_large_ones_at_the_end() -> None
 def test_values_larger_than_the_flash_are_refused() -> None:
     with pytest.raises(UsageError, match=r"two copies of 600000 trained bytes do not fit into the 1048576 bytes of flash of stm32f405; train fewer"):
         plan_store("stm32f405", 600_000)
+    assert store_bytes("stm32f405", 600_000) > load_device("stm32f405").flash.size_bytes  # a plan says so, and does not raise
 
 
 # -- on emulated boards -------------------------------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ def _assess_mcu(wish: Wish) -> Needs:
     device = wish.device
     calls = wish.calls if wish.calls is not None else lower_all(wish.graph, device.isa)
     listed = [call for call in calls.values() if call is not None]
-    code = footprint(device, wish.compiler, [call.function for call in listed])
+    code = footprint(device, wish.compiler, [call.function for call in listed], learns=wish.training is not None)
     regions = arena_regions(device, code)
     choice = best_calls(wish.graph, calls, lambda chosen: _arrange(wish, chosen, regions))
     calls, arrangement = choice.calls, choice.arrangement

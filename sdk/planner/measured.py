@@ -5,7 +5,8 @@
 writes it. A base is everything but the kernels: start-up, bridge, main.
 Per entry: "text" (code), "rodata" (constants of the code itself), "data", "bss", "stack" (deepest use, callees included).
 A kernel's "needs" are the functions it brings beside "text", name -> bytes: what several kernels need is counted once.
-The base's "callback_stack" is the deepest function that is called through a pointer. Where they were measured, a kernel also
+The base's "callback_stack" is the deepest function that is called through a pointer; its "learning" what the bridge of a model that
+learns takes besides. Where they were measured, a kernel also
 has "cycles_per_mac", "cycles_per_element", "cycles_per_call".
 """
 
@@ -22,9 +23,10 @@ from targets.device import Core, Device
 
 FILE = Path(__file__).resolve().parents[1] / "kernels" / "measured.json"
 #: Used where nothing was measured, and said so in the plan's decisions.
-BASE_ESTIMATE: Mapping[str, int] = {"text": 9000, "rodata": 1200, "data": 16, "bss": 1600, "stack": 700}
+BASE_ESTIMATE: Mapping[str, Any] = {"text": 9000, "rodata": 1200, "data": 16, "bss": 1600, "stack": 700}
 #: What an interrupt pushes before its handler runs: 26 words with the FPU's registers, and a word of alignment.
 EXCEPTION_FRAME = 108
+LEARNING_ESTIMATE: Mapping[str, int] = {"text": 3600, "rodata": 160, "data": 0, "bss": 48, "stack": 400}
 KERNEL_ESTIMATE: Mapping[str, int] = {"text": 1400, "rodata": 0, "data": 0, "bss": 0, "stack": 200}
 
 
@@ -60,8 +62,11 @@ def _base(device: Device, bases: Mapping[str, Any]) -> Mapping[str, Any] | None:
     return next(kin, None)
 
 
-def footprint(device: Device, compiler: str, functions: Sequence[str], measured: Mapping[str, Any] | None = None) -> Footprint:
-    """What the firmware of `functions` takes on `device`: the base and each function once; the stack is base + the deepest."""
+def footprint(
+    device: Device, compiler: str, functions: Sequence[str], measured: Mapping[str, Any] | None = None, learns: bool = False
+) -> Footprint:
+    """What the firmware of `functions` takes on `device`: the base and each function once; the stack is base + the deepest.
+    learns: with what a model that learns takes of the bridge and the board."""
     table = load_measured() if measured is None else measured
     entries: Mapping[str, Any] = table.get(compiler, {}).get(isa_key(device.core), {})
     names = list(dict.fromkeys(functions))
@@ -71,11 +76,13 @@ def footprint(device: Device, compiler: str, functions: Sequence[str], measured:
     needs: dict[str, int] = {}
     for kernel in kernels:
         needs.update(kernel.get("needs", {}))
-    missing = (*(() if measured_base else ("base",)), *(name for name in names if name not in entries))
+    learning: Mapping[str, Any] = base.get("learning", LEARNING_ESTIMATE) if learns else {}
+    guessed = (*(() if measured_base else ("base",)), *(("learning",) if learning is LEARNING_ESTIMATE else ()))
+    missing = (*guessed, *(name for name in names if name not in entries))
 
     def total(key: str) -> int:
-        return int(base.get(key, 0)) + sum(int(k.get(key, 0)) for k in kernels)
+        return int(base.get(key, 0)) + int(learning.get(key, 0)) + sum(int(k.get(key, 0)) for k in kernels)
 
     deepest = max((int(k.get("stack", 0)) for k in kernels), default=0)
-    stack = int(base.get("stack", 0)) + int(base.get("callback_stack", 0)) + deepest + EXCEPTION_FRAME
+    stack = int(base.get("stack", 0)) + int(learning.get("stack", 0)) + int(base.get("callback_stack", 0)) + deepest + EXCEPTION_FRAME
     return Footprint(total("text") + sum(needs.values()), total("rodata"), total("data"), total("bss"), stack, missing, entries)

@@ -77,7 +77,7 @@ def _kind(section) -> str | None:  # type: ignore[no-untyped-def]
         return "arena"
     if section["sh_type"] == "SHT_NOBITS":
         return "bss"
-    if write and not execute:
+    if (write and not execute) or section.name.startswith(".data"):  # code that runs in RAM stands in .data, too
         return "data"
     return "text" if execute else "rodata"
 

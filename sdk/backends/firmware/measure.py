@@ -47,10 +47,20 @@ const embarq_model *const embarq_the_model = &measure_model;
 extern const embarq_memory embarq_the_memory;
 const embarq_memory embarq_the_memory = {{0, 0, 0, 0}};
 extern const embarq_training *const embarq_the_training;
-const embarq_training *const embarq_the_training = 0;
 extern const embarq_learning *const embarq_the_learning;
+#ifdef LEARNS
+extern const embarq_learning embarq_learning_here;
+static const embarq_variable measure_variable[1] = {{"m", 0, 0, 0}};
+static const embarq_training measure_training = {&measure_model, &measure_model, measure_variable, 1, 0};
+const embarq_training *const embarq_the_training = &measure_training;
+const embarq_learning *const embarq_the_learning = &embarq_learning_here;
+#else
+const embarq_training *const embarq_the_training = 0;
 const embarq_learning *const embarq_the_learning = 0;
+#endif
 """
+#: Stack for the boot ROM of an RP2040 or RP2350 while it writes flash, and for the code in RAM that calls it; no datasheet tells it.
+ROM_STACK = 256
 OURS = ("measure_", "embarq_the_", "KERNEL_NONE")
 FLAGS: Mapping[str, object] = {"zig": (ZIG_CPU, ZIG_FLAGS), "gcc": (GCC_CPU, GCC_FLAGS)}
 
@@ -101,7 +111,8 @@ def measure(device: Device, compiler: str, folder: Path, kernels: bool) -> tuple
     base = _link(kit, objects, None, folder)
     there = {name for path in objects for name, (_, size) in images.symbols(folder / path).items() if size} if kernels else set()
     entries = {f: _kernel(_link(kit, objects, f, folder), base, f) for f in kernel_functions() if f in there}
-    return {"family": device.family, "core": isa_key(device.core), **_base(base)}, entries
+    learning = _learning(_link(kit, objects, None, folder, learns=True), base)
+    return {"family": device.family, "core": isa_key(device.core), **_base(base), "learning": learning}, entries
 
 
 def _script(device: Device) -> bytes:
@@ -116,9 +127,10 @@ def _sources(folder: Path, device: Device) -> list[Source]:
     return [s for s in sources_of(folder, device) if s.path.name != "bind.c"]
 
 
-def _link(kit: Toolchain, objects: Iterable[Path], function: str | None, folder: Path) -> Path:
-    name = function or "base"
-    bind = Source(Path("bind.c"), (Path("include"), Path("bridge")), {"KERNEL": function} if function else {}, "s")
+def _link(kit: Toolchain, objects: Iterable[Path], function: str | None, folder: Path, learns: bool = False) -> Path:
+    name = function or ("learning" if learns else "base")
+    defines = ({"KERNEL": function} if function else {}) | ({"LEARNS": "1"} if learns else {})
+    bind = Source(Path("bind.c"), (Path("include"), Path("bridge")), defines, "s")
     kit.compile([bind], folder)
     return kit.link([*objects, Path("bind.o")], Path("board.ld"), Path(f"{name}.elf"), folder)
 
@@ -140,6 +152,15 @@ def _base(elf: Path) -> dict[str, Any]:
         "stack": graph.depth("Reset_Handler"),
         "callback_stack": max((graph.depth(n) for n in called_back), default=0),
     }
+
+
+def _learning(elf: Path, base: Path) -> dict[str, Any]:
+    """What a model that learns takes besides: the bridge's training group, the store, the flash driver."""
+    with_it, without, graph = _base(elf), _base(base), call_graph(elf)
+    drivers = max(graph.depth(f"board_flash_{name}") for name in ("read", "erase", "program"))
+    in_ram = any(name.startswith("rom_half") for name in images.symbols(elf))  # the driver that calls the boot ROM
+    sizes = {key: with_it[key] - without[key] for key in ("text", "rodata", "data", "bss")}
+    return {**sizes, "stack": graph.depth("embarq_training_group") + drivers + (ROM_STACK if in_ram else 0)}
 
 
 def _kernel(elf: Path, base: Path, function: str) -> dict[str, Any]:
