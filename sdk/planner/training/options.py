@@ -228,7 +228,7 @@ def compressed(record: LayerRecord, method: str, eps: float, setting: Setting) -
 
 def layer_options(setting: Setting, wanted: frozenset[str] | None) -> tuple[tuple[Option, ...], ...]:
     """The options of every layer. wanted: the layers that must learn (the others freeze); None leaves that to `choose`."""
-    rows = []
+    rows: list[tuple[Option, ...]] = []
     for i, record in enumerate(setting.records):
         if wanted is not None and record.name not in wanted:
             rows.append((setting.option(i, Choice(record.name, "freeze")),))

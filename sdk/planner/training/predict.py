@@ -18,8 +18,11 @@ from sdk.planner.training.walk import Op, Walk
 
 @dataclass(frozen=True)
 class StepMemory:
-    """Bytes of one step beyond what is held all the time. saved_bytes: kept for backward when forward ends. peak_bytes: at the highest
-    moment, of which `undo_bytes` for taking the step back and for gradients that are added up, and `transient_bytes` alive at that moment only. at: the operation, and which way."""
+    """Bytes of one step beyond what is held all the time.
+
+    saved_bytes: kept for backward when forward ends. peak_bytes: at the highest moment, of which kept_bytes for backward, undo_bytes for
+    taking the step back and for gradients that are added up; the rest is alive at that moment only. at: the operation, and which way.
+    """
 
     saved_bytes: int
     peak_bytes: int

@@ -1,0 +1,270 @@
+"""From a calibrated program and a wish to a `TrainingPlan`: micro-batch, choices, predictions, the curve, and mends that were tried."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from sdk.errors import UsageError
+from sdk.planner.records import Mend
+from sdk.planner.training import kept
+from sdk.planner.training.choose import Chosen, choose, curve, peak_of, smallest
+from sdk.planner.training.fronts import Option
+from sdk.planner.training.options import AUTO, EPS_GRID, RankRule, Setting, cosine, layer_options, value
+from sdk.planner.training.plan import CurvePoint, LayerPlan, StepTime, TrainingPlan
+from sdk.planner.training.predict import predict_step
+from sdk.planner.training.records import Choice, LayerRecord
+from sdk.planner.training.spec import Training
+from sdk.planner.training.walk import Walk
+from sdk.planner.training.work import UNIT, Rates
+
+if TYPE_CHECKING:
+    from targets.device import Device
+
+_POINTS = 14
+
+
+@dataclass(frozen=True)
+class Case:
+    """A calibrated program on a device. memory_bytes: what the device has. runtime_bytes: of the process before any model; basis says whence."""
+
+    name: str
+    device: Device
+    walk: Walk
+    records: tuple[LayerRecord, ...]
+    rank_rule: RankRule = field(repr=False)
+    memory_bytes: int = 0
+    runtime_bytes: int = 0
+    rates: Rates | None = None
+    chunk: int = 8
+    fixed_batch: int = 0
+    basis: str = ""
+
+    @property
+    def fixed_bytes(self) -> int:
+        """There all the time, whatever learns: the runtime, and the model's weights."""
+        return self.runtime_bytes + self.walk.weight_bytes
+
+
+@dataclass(frozen=True)
+class Solved:
+    """The best choices for a wish, or the smallest there are where nothing fits; `least_bytes` is the smallest feasible budget."""
+
+    setting: Setting
+    rows: tuple[tuple[Option, ...], ...]
+    chosen: Chosen
+    fits: bool
+    least_bytes: int
+
+
+def make_training_plan(case: Case, training: Training, **about: Any) -> TrainingPlan:
+    """The plan. `about`: model, program, calibration, threads, decisions as `TrainingPlan` has them.
+
+    Never raises for a budget that is too small; raises UsageError for layers that are not there.
+    """
+    budget = budget_of(case, training)
+    solved = solve(case, training, budget)
+    setting, choices = solved.setting, tuple(o.choice for o in solved.chosen.options)
+    sizes, moment = predicted(case, setting, choices)
+    whole = full_value(case)
+    decisions = (*about.pop("decisions", ()), *_decisions(case, training, solved, budget))
+    return TrainingPlan(
+        name=case.name, device=case.device, training=training, micro_batch=setting.batch, layers=tuple(_rows(case, solved, whole)), bytes=sizes,
+        moment=moment, budget_bytes=budget, smallest_bytes=solved.least_bytes, gain=solved.chosen.value / whole, curve=_curve(case, solved, whole),
+        step_time=_time(case, training, solved), decisions=decisions, mends=() if solved.fits else tuple(_mends(case, training, budget, solved)),
+        basis=case.basis, **about,
+    )  # fmt: skip
+
+
+def budget_of(case: Case, training: Training) -> int:
+    """Bytes that training may take: what was asked for, but never more than the device has."""
+    return min(training.budget_bytes or case.memory_bytes, case.memory_bytes)
+
+
+def solve(case: Case, training: Training, budget: int) -> Solved:
+    """The most valuable choices within the budget, at the largest micro-batch that allows them; else the smallest choice there is."""
+    wanted = wanted_layers(case.records, training.layers)
+    tried: list[tuple[Setting, tuple[tuple[Option, ...], ...], Chosen | None, Chosen]] = []
+    for batch in _micro_batches(case, training):
+        setting = _setting(case, training, batch)
+        rows = layer_options(setting, wanted)
+        costs = (case.fixed_bytes, setting.prefix_bytes, _after(setting))
+        tried.append((setting, rows, choose(rows, budget, *costs, quick=True), smallest(rows, *costs)))
+        if tried[-1][2] is not None and tried[-1][2].value >= (1 - 1e-9) * _most(rows):
+            break
+    least = min(row[3].peak_bytes for row in tried)
+    fitting = [row for row in tried if row[2] is not None]
+    if not fitting:
+        setting, rows, _, chosen = min(tried, key=lambda row: row[3].peak_bytes)
+        return Solved(setting, rows, chosen, False, least)
+    best = max(row[2].value for row in fitting if row[2] is not None)
+    setting, rows, quick, _ = next(row for row in fitting if row[2] is not None and row[2].value >= (1 - 1e-3) * best)
+    exact = choose(rows, budget, case.fixed_bytes, setting.prefix_bytes, _after(setting))
+    return Solved(setting, rows, exact or _given(quick), True, least)
+
+
+def wanted_layers(records: tuple[LayerRecord, ...], asked: Any) -> frozenset[str] | None:
+    """Names of the layers that must learn; None where the planner chooses. Raises UsageError for one that is not there."""
+    names = [record.name for record in records]
+    if not isinstance(asked, str):
+        unknown = [name for name in asked if name not in names]
+        if unknown or not asked:
+            raise UsageError(f"training layers name {unknown[0] if unknown else 'nothing'!r}, and the model's layers are {', '.join(names)}; name some of these")
+        return frozenset(asked)
+    if asked == "auto":
+        return None
+    if asked in ("all", "classifier"):
+        return frozenset(names if asked == "all" else names[-1:])
+    if match := re.fullmatch(r"last(\d+)", asked):
+        return frozenset(names[-max(1, int(match.group(1))) :])
+    if asked in names:
+        return frozenset([asked])
+    raise UsageError(f"training layers {asked!r} are not known; give auto, all, classifier, last4 (any number), or names of layers")
+
+
+def predicted(case: Case, setting: Setting, choices: tuple[Choice, ...]) -> tuple[dict[str, int], str]:
+    """(bytes by class at the highest moment, which moment that is)."""
+    step = predict_step(setting, choices)
+    by_name = {record.name: record for record in case.records}
+    learning = sum(kept.learning_bytes(by_name[c.layer], c) for c in choices)
+    added = learning * setting.micro
+    sizes = {
+        "runtime": case.runtime_bytes, "weights": case.walk.weight_bytes, "trained": learning,
+        "optimiser": learning * setting.training.optimiser_copies + min(added, step.undo_bytes),
+        "bases": sum(kept.constant_bytes(by_name[c.layer], c) for c in choices), "saved": step.kept_bytes,
+        "undo": step.undo_bytes - min(added, step.undo_bytes), "transients": step.transient_bytes,
+    }  # fmt: skip
+    return sizes, step.at
+
+
+def full_value(case: Case) -> float:
+    """The value of training every layer exactly; what gains are shares of."""
+    return sum(value(record, Choice(record.name)) for record in case.records) or 1.0
+
+
+def _setting(case: Case, training: Training, batch: int) -> Setting:
+    methods = AUTO if training.method == "auto" else (training.method,)
+    grid = EPS_GRID if training.method == "auto" else (training.eps,)
+    rates = case.rates or UNIT
+    return Setting(case.walk, case.records, training, case.rank_rule, batch, batch < training.batch, True, case.chunk, rates, methods, grid)
+
+
+def _micro_batches(case: Case, training: Training) -> Iterator[int]:
+    """Sizes to try, the largest first."""
+    if case.fixed_batch or training.micro_batch:
+        yield case.fixed_batch or training.micro_batch
+        return
+    batch = training.batch
+    while batch:
+        yield batch
+        batch //= 2
+
+
+def _after(setting: Setting) -> int:
+    """Alive when forward has ended: logits, their gradient, and what the loss keeps."""
+    return setting.batch * (16 * setting.walk.classes + 8)
+
+
+def _most(rows: tuple[tuple[Option, ...], ...]) -> float:
+    return sum(max(o.value for o in options) for options in rows)
+
+
+def _given(chosen: Chosen | None) -> Chosen:
+    assert chosen is not None
+    return chosen
+
+
+def _rows(case: Case, solved: Solved, whole: float) -> Iterator[LayerPlan]:
+    for i, (record, option) in enumerate(zip(case.records, solved.chosen.options, strict=True)):
+        c = option.choice
+        reached = i >= solved.chosen.start
+        seconds = option.first_step_s if i == solved.chosen.start else option.step_s
+        yield LayerPlan(
+            c, record, option.saved_bytes if reached else 0, option.constant_bytes, kept.learning_bytes(record, c),
+            seconds * _parts(solved) if case.rates is not None and reached else None, option.value / whole,
+            cosine(record, c) if option.trains and c.method != "bias" else 0.0,
+        )  # fmt: skip
+
+
+def _parts(solved: Solved) -> int:
+    """Micro-batches of one update."""
+    return -(-solved.setting.training.batch // solved.setting.batch)
+
+
+def _time(case: Case, training: Training, solved: Solved) -> StepTime | None:
+    """The update's time: the frozen part forward, and the trained part forward and back."""
+    if case.rates is None:
+        return None
+    from sdk.planner.training.work import layer_class, layer_work
+
+    front = 0.0
+    for record in case.records[: solved.chosen.start]:
+        work = replace(layer_work(record, Choice(record.name, "freeze"), solved.setting.batch, True), moved_bytes=8.0 * record.output_size * solved.setting.batch)
+        front += case.rates.seconds(layer_class(record), work)
+    return StepTime((front + solved.chosen.step_s) * _parts(solved), case.rates.error, case.rates.basis)
+
+
+def _curve(case: Case, solved: Solved, whole: float) -> tuple[CurvePoint, ...]:
+    """Gains over memory, from the smallest that trains anything to everything at its best."""
+    setting = solved.setting
+    rows = layer_options(setting, wanted_layers(case.records, setting.training.layers))
+    costs = (case.fixed_bytes, setting.prefix_bytes, _after(setting))
+    low = smallest(rows, *costs).peak_bytes
+    high = peak_of([max(options, key=lambda o: o.value) for options in rows], *costs)
+    extra = np.geomspace(1024, max(high - low, 2048), _POINTS)
+    found = curve(rows, [low, *(low + int(e) for e in extra)], *costs)
+    return tuple(CurvePoint(c.peak_bytes, c.value / whole, sum(o.trains for o in c.options)) for c in found)
+
+
+def _decisions(case: Case, training: Training, solved: Solved, budget: int) -> Iterator[str]:
+    learning = [o for o in solved.chosen.options if o.trains]
+    first = case.records[solved.chosen.start].name
+    if not solved.fits:
+        yield f"Nothing that was asked for fits {budget:,} bytes; what is shown is the smallest choice there is."
+    count = f"{len(learning)} of {len(case.records)} layers"
+    yield f"{count} learn, the first is {first}; what lies in front of it stays as it is and runs without a graph, {case.chunk} samples at a time."
+    if solved.setting.micro:
+        parts = _parts(solved)
+        yield f"A batch of {training.batch} goes through in {parts} parts of {solved.setting.batch}, whose gradients are added up: that fits, or gains, more."
+    how = "asked for" if training.layers != "auto" or training.method != "auto" else "chosen exactly: no other selection of these options gains more within the budget"
+    yield f"Layers and methods were {how}."
+    if any(o.choice.method in ("fixed", "adapter") for o in learning):
+        yield "Bases of fixed subspaces and adapters come from the calibration data and are held as constants, whatever the batch."
+    if any(o.choice.method in ("hosvd", "svd") for o in learning):
+        yield "hosvd and svd keep as much as each batch needs: their bytes are what the calibrated spectra let expect, not a bound."
+
+
+def _mends(case: Case, training: Training, budget: int, solved: Solved) -> Iterator[Mend]:
+    """Changes that were planned with, those that fit and gain most first; then the budget that would do."""
+    found = []
+    for text, changed in _changes(training):
+        tried = solve(case, changed, budget)
+        if tried.least_bytes < solved.least_bytes:
+            verdict = f"fits, with {tried.chosen.peak_bytes:,} bytes" if tried.fits else f"still needs {tried.least_bytes:,} bytes"
+            found.append((tried.fits, tried.chosen.value, Mend(f"{text}: {verdict}", tried.fits, tried.chosen.peak_bytes, 0, {"training": changed})))
+    for _, _, mend in sorted(found, key=lambda row: (not row[0], -row[1] if row[0] else row[2].ram_bytes)):
+        yield mend
+    least = solved.least_bytes
+    enough = least <= case.memory_bytes
+    where = "" if enough else f", which {case.device.name} does not have"
+    yield Mend(f"give a budget of {least:,} bytes, the smallest that trains what was asked{where}", enough, least, 0, {"training": replace(training, budget=least)})
+
+
+def _changes(training: Training) -> Iterator[tuple[str, Training]]:
+    """Changes worth trying, and the sentence of each."""
+    if training.optimiser == "momentum":
+        yield "train without momentum (optimiser='sgd')", replace(training, optimiser="sgd")
+    if training.micro_batch > 1:
+        yield "let the planner split the batch (micro_batch=0)", replace(training, micro_batch=0)
+    if training.method not in ("auto", "bias"):
+        yield "let the planner choose the methods (method='auto')", replace(training, method="auto")
+    if training.layers not in ("auto", "classifier"):
+        yield "let the planner choose the layers (layers='auto')", replace(training, layers="auto")
+    if training.layers != "auto" and training.method != "auto":
+        yield "let the planner choose layers and methods (layers='auto', method='auto')", replace(training, layers="auto", method="auto")
+    if training.factors != "int8":
+        yield "hold compressed inputs in 8 bits (factors='int8')", replace(training, factors="int8")
