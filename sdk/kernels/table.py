@@ -9,7 +9,7 @@ from __future__ import annotations
 from sdk.errors import UnsupportedOp
 from sdk.graph.ir import Graph, Node
 from sdk.kernels.base import Call, Kernel, Lower, Lowered, Refused, Site
-from sdk.kernels.ops import conv, conv_dsp, depthwise_dsp, elementwise, move, norm, pool, reduce, softmax, training, unary
+from sdk.kernels.ops import conv, conv_dsp, depthwise_dsp, elementwise, move, norm, pool, reduce, softmax, training, training_update, unary
 
 S8, S16, F32 = ("int8",), ("int16",), ("float32",)
 INTS = ("int8", "int16")
@@ -82,7 +82,7 @@ TABLE: tuple[Kernel, ...] = (
     Kernel("resize_nearest", ("float32", "int8", "int16"), ANY_CORE, "embarq_resize_nearest", "rows and columns from tables", move.resize_nearest),
     Kernel("resize_bilinear", ("float32", "int8", "int16"), ANY_CORE, "embarq_resize_bilinear_int, embarq_resize_bilinear_f32",
            "places and shares from tables", move.resize_bilinear),
-    *(Kernel(op, F32, ANY_CORE, function, why, lower_it) for op, function, why, lower_it in training.ROWS),
+    *(Kernel(op, F32, ANY_CORE, function, why, lower_it) for op, function, why, lower_it in (*training.ROWS, *training_update.ROWS)),
 )  # fmt: skip
 
 #: A reshape needs no code, except where the model returns a constant: that has no bytes in the arena until they are copied there.

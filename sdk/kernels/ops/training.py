@@ -1,4 +1,4 @@
-"""Packs the ops of a training step for their kernels in sdk/runtime/training."""
+"""Packs the forward and backward ops of a training step for their kernels in sdk/runtime/training."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from sdk.kernels.base import Call, Fields, Lower, Lowered, Ref, Refused, Site, Value, source
+from sdk.kernels.base import Call, Fields, Lower, Lowered, Ref, Site, Value, source
 from sdk.kernels.geometry import conv_window, flatten_pointwise
 from sdk.kernels.quant import real_range
 from sdk.kernels.sizing import Window
@@ -116,20 +116,21 @@ def _conv_grad(site: Site, window: Window) -> Call:
 # ---- dense layers --------------------------------------------------------------------------------------------------
 
 
-def _rows(shape: tuple[int, ...]) -> int:
+def rows_of(shape: tuple[int, ...]) -> int:
+    """Vectors along the last dimension."""
     return math.prod(shape[:-1])
 
 
-def _row_window(rows: int, depth: int, channels: int) -> Window:
+def row_window(rows: int, depth: int, channels: int) -> Window:
     """A dense layer on several rows is a 1x1 convolution of an image of one row."""
     return Window(1, 1, rows, depth, 1, rows, channels, 1, 1, 1, 1, 1, 1, 0, 0)
 
 
 def dense(site: Site) -> Lowered:
     """train_dense: a row by itself, several as a 1x1 convolution."""
-    (channels, depth), rows = site.tensor(1).shape, _rows(site.tensor(0).shape)
+    (channels, depth), rows = site.tensor(1).shape, rows_of(site.tensor(0).shape)
     if rows > 1:
-        return _conv(site, _row_window(rows, depth, channels))
+        return _conv(site, row_window(rows, depth, channels))
     constants: dict[str, np.ndarray] = {}
     fields: Fields = (
         ("input", tensor(site, 0)), ("output", output(site)), ("depth", depth), ("channels", channels),
@@ -141,9 +142,9 @@ def dense(site: Site) -> Lowered:
 
 def dense_grad(site: Site) -> Lowered:
     """train_dense_grad: a row by itself, several as a 1x1 convolution."""
-    (channels, depth), rows = site.tensor(1).shape, _rows(site.tensor(0).shape)
+    (channels, depth), rows = site.tensor(1).shape, rows_of(site.tensor(0).shape)
     if rows > 1:
-        return _conv_grad(site, _row_window(rows, depth, channels))
+        return _conv_grad(site, row_window(rows, depth, channels))
     constants: dict[str, np.ndarray] = {}
     fields: Fields = (
         ("input", tensor(site, 0)), ("output", output(site)), ("add", tensor(site, 2)), ("depth", depth), ("channels", channels),
@@ -218,109 +219,6 @@ def head_grad(site: Site) -> Lowered:
                 overlap={3: 0}, sources=("train_head_grad.c", *TILED))  # fmt: skip
 
 
-# ---- updates -------------------------------------------------------------------------------------------------------
-
-
-def learn(site: Site, weight: int, counter: int, constants: dict[str, np.ndarray], channels: int) -> Value:
-    """`embarq_learn` of an update whose weight is input `weight`, followed by hyper and velocity."""
-    return (
-        tensor(site, weight), tensor(site, weight + 1), tensor(site, weight + 2), tensor(site, counter) if counter else 0,
-        int(site.has(weight + 2)), scales(site, weight, constants, channels),
-    )  # fmt: skip
-
-
-def refuse_constants(site: Site) -> Refused | None:
-    """Updates read activations and variables, whose bytes are in RAM."""
-    for index in (0, 1):
-        if site.constant(index) is not None:
-            return Refused(f"its input {index} ({site.tensor(index).name}) is a constant", "give it an activation")
-    return None
-
-
-def conv2d_update(site: Site) -> Lowered:
-    """train_conv2d_update."""
-    w = site.tensor(2).shape
-    return refuse_constants(site) or _conv_update(site, backward_window(site, site.tensor(0).shape, site.tensor(1).shape, (w[1], w[2])))
-
-
-def dense_update(site: Site) -> Lowered:
-    """train_dense_update: a row by itself; the rows of several, or of one through a basis, are the pixels of a 1x1 convolution."""
-    x, w = site.tensor(0).shape, site.tensor(2).shape
-    if _rows(x) > 1 or site.has(5):
-        return refuse_constants(site) or _conv_update(site, _row_window(_rows(x), x[-1], w[0]))
-    constants: dict[str, np.ndarray] = {}
-    fields: Fields = (
-        ("input", tensor(site, 0)), ("dy", tensor(site, 1)), ("depth", w[1]), ("channels", w[0]), ("learn", learn(site, 2, 6, constants, w[0])),
-    )  # fmt: skip
-    return refuse_constants(site) or Call(site.node.name, "embarq_train_dense_update", "embarq_train_dense_update_params", fields, constants,
-                                          sources=("train_dense_update.c", "learn.c"))  # fmt: skip
-
-
-def _conv_update(site: Site, window: Window) -> Call:
-    constants: dict[str, np.ndarray] = {}
-    depth = site.tensor(2).shape[-1]
-    fields: Fields = (
-        ("input", tensor(site, 0)), ("dy", tensor(site, 1)), ("scratch", Ref("scratch")), ("window", window.values()), ("depth", depth),
-        ("has_basis", int(site.has(5))), ("basis", weights(site, 5, constants, window.in_c)), ("learn", learn(site, 2, 6, constants, window.out_c)),
-    )  # fmt: skip
-    return Call(site.node.name, "embarq_train_conv2d_update", "embarq_train_conv2d_update_params", fields, constants,
-                scratch_bytes=update_bytes(site, 5, window.in_c, depth), sources=("train_conv2d_update.c", "learn.c", "outer.c", "taps.c"))  # fmt: skip
-
-
-def update_bytes(site: Site, basis: int, kept: int, depth: int) -> int:
-    """Scratch of an update through a basis: four channels' gradients of what was kept, and one brought back to all of it."""
-    return 4 * (4 * kept + depth) if site.has(basis) else 0
-
-
-def depthwise_update(site: Site) -> Lowered:
-    """train_depthwise_update."""
-    refused = refuse_constants(site)
-    if refused:
-        return refused
-    w = site.tensor(2).shape
-    window = backward_window(site, site.tensor(0).shape, site.tensor(1).shape, (w[1], w[2]))
-    constants: dict[str, np.ndarray] = {}
-    fields: Fields = (
-        ("input", tensor(site, 0)), ("dy", tensor(site, 1)), ("window", window.values()),
-        ("learn", learn(site, 2, 5, constants, window.out_c)),
-    )  # fmt: skip
-    return Call(site.node.name, "embarq_train_depthwise_update", "embarq_train_depthwise_update_params", fields, constants,
-                sources=("taps.c", "train_depthwise_update.c", "learn.c"))  # fmt: skip
-
-
-def head_update(site: Site) -> Lowered:
-    """train_head_update."""
-    (n, h, w, kept), (channels, _, _, depth) = site.tensor(0).shape, site.tensor(3).shape
-    constants: dict[str, np.ndarray] = {}
-    fields: Fields = (
-        ("input", tensor(site, 0)), ("dy", tensor(site, 1)), ("mask", tensor(site, 2)), ("scratch", Ref("scratch")),
-        ("batch", n), ("pixels", h * w), ("in_c", kept), ("out_c", channels), ("depth", depth),
-        ("has_basis", int(site.has(6))), ("basis", weights(site, 6, constants, kept)), ("learn", learn(site, 3, 7, constants, channels)),
-    )  # fmt: skip
-    scratch = 4 * (kept + depth if site.has(6) else kept)
-    return refuse_constants(site) or Call(site.node.name, "embarq_train_head_update", "embarq_train_head_update_params", fields, constants,
-                                          scratch_bytes=scratch, sources=("train_head_update.c", "learn.c"))  # fmt: skip
-
-
-def bias_update(site: Site) -> Lowered:
-    """bias_update."""
-    return _bias(site, 1, 1)
-
-
-def head_bias_update(site: Site) -> Lowered:
-    """head_bias_update."""
-    return _bias(site, 2, math.prod(site.node.attrs["size"]))
-
-
-def _bias(site: Site, index: int, pixels: int) -> Lowered:
-    dy = site.tensor(0).shape
-    fields: Fields = (
-        ("dy", tensor(site, 0)), ("mask", tensor(site, 1) if index == 2 else 0), ("rows", _rows(dy)), ("channels", dy[-1]), ("pixels", pixels),
-        ("has_mask", int(index == 2)), ("learn", learn(site, index, 0, {}, dy[-1])),
-    )  # fmt: skip
-    return refuse_constants(site) or Call(site.node.name, "embarq_bias_update", "embarq_bias_update_params", fields, sources=("bias_update.c", "learn.c"))
-
-
 # ---- the rest ------------------------------------------------------------------------------------------------------
 
 
@@ -366,7 +264,6 @@ def softmax_cross_entropy(site: Site) -> Lowered:
     )  # fmt: skip
     return Call(site.node.name, "embarq_softmax_cross_entropy", "embarq_softmax_cross_entropy_params", fields, sources=("softmax_cross_entropy.c",))
 
-
 _NINE = "nine pixels by two channels in registers, int8 weights turned into floats on the way"
 _PLANE = "eight channels at a time, only taps that lie in the image"
 #: (op, C function, why, lower), for the kernel table.
@@ -384,10 +281,4 @@ ROWS: tuple[tuple[str, str, str, Lower], ...] = (
     ("train_depthwise_grad", "embarq_train_depthwise_grad", _PLANE, depthwise_grad),
     ("train_head_grad", "embarq_train_head_grad", "the map's gradient is made from the mask where it is needed", head_grad),
     ("mean_grad", "embarq_mean_grad", "portable C", mean_grad),
-    ("train_conv2d_update", "embarq_train_conv2d_update", "sixteen gradients at a time, none is stored", conv2d_update),
-    ("train_dense_update", "embarq_train_dense_update, embarq_train_conv2d_update", "a row by itself; several as a 1x1 convolution", dense_update),
-    ("train_depthwise_update", "embarq_train_depthwise_update", _PLANE, depthwise_update),
-    ("train_head_update", "embarq_train_head_update", "only pixels that the mask leaves open", head_update),
-    ("bias_update", "embarq_bias_update", "portable C", bias_update),
-    ("head_bias_update", "embarq_bias_update", "counts the mask's bits", head_bias_update),
 )
