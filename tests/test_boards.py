@@ -160,7 +160,10 @@ def test_a_board_without_uart_is_refused() -> None:
 def test_defines_carry_clock_uart_and_the_files_own() -> None:
     assert boards.defines("stm32h7a3") == {
         "EMBARQ_CLOCK_HZ": "280000000u", "EMBARQ_UART_BASE": "0x40004800u", "EMBARQ_UART_BAUD": "115200u", "EMBARQ_H7A3": "1",
+        "EMBARQ_FLASH_UNIT": "16u", "EMBARQ_FLASH_BASE": "0x8000000u", "EMBARQ_FLASH_SECTORS": "{8192u,256u}",
     }
+    assert boards.defines("stm32f746")["EMBARQ_FLASH_SECTORS"] == "{32768u,4u},{131072u,1u},{262144u,3u}"
+    assert boards.defines("mps2-an386")["EMBARQ_FLASH_UNIT"] == "4u" and "EMBARQ_FLASH_BASE" not in boards.defines("mps2-an386")
     assert boards.defines("stm32f405")["EMBARQ_UART_V1"] == "1"
 
 

@@ -34,7 +34,7 @@ FLASH_DEFINES: dict[str, dict[str, str]] = {
     "stm32f7": {"EMBARQ_FLASH_M7": "1"},
     "stm32l4": {"EMBARQ_FLASH_NMI": "1"},
     "nrf52": {"EMBARQ_NVMC_BASE": "0x4001E000u"},
-    "nrf53": {"EMBARQ_NVMC_BASE": "0x50039000u", "EMBARQ_NVMC_ERASE_BY_WRITE": "1"},
+    "nrf53": {"EMBARQ_NVMC_BASE": "0x50039000u", "EMBARQ_NVMC_ERASE_BY_WRITE": "1", "EMBARQ_CACHE_INVALIDATE": "0x50001504u"},
     "rp2350": {"EMBARQ_RP2350": "1"},
 }
 

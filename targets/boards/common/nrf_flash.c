@@ -9,6 +9,15 @@
 #define CONFIG_WRITE 1u
 #define CONFIG_ERASE 2u
 
+/* The nRF5340's cache holds data as well; that of the nRF52840 stands before instructions alone. */
+static void forget_cached(void)
+{
+#if defined(EMBARQ_CACHE_INVALIDATE)
+    REG(EMBARQ_CACHE_INVALIDATE) = 1;
+    board_barrier();
+#endif
+}
+
 static int finished(void)
 {
     return flash_reached(&NVMC_READY, 1u, 1u) ? BOARD_FLASH_OK : BOARD_FLASH_FAILED;
@@ -44,6 +53,7 @@ int board_flash_erase(const uint8_t *at, uint32_t size_bytes)
     int error = configure(CONFIG_ERASE);
     error = error == BOARD_FLASH_OK ? flash_erase_each(at, size_bytes, erase_one) : error;
     (void)configure(CONFIG_READ);
+    forget_cached();
     return error;
 }
 
@@ -56,5 +66,6 @@ int board_flash_program(const uint8_t *at, const uint8_t *from, uint32_t size_by
         error = finished();
     }
     (void)configure(CONFIG_READ);
+    forget_cached();
     return error;
 }
