@@ -165,6 +165,29 @@ def test_every_method_learns_and_keeps_less_than_exact(small, data, calibration,
     assert torch.allclose(ours[0].module()(x), ours[0].predict(x), atol=1e-4)
 
 
+def test_recomputed_blocks_give_the_same_gradients_for_less(small, data):
+    net, program = small
+    x, y = data
+    names = [layer.name for layer in program.layers]
+    ways = [all_of(program), all_of(program, "recompute"), [Choice(n, "recompute" if n == "head" else "exact") for n in names]]
+    saved = []
+    for choices in ways:
+        trainer = Trainer(program, choices, None, Training(batch=24, learning_rate=0.02, optimiser="momentum"))
+        for _ in range(3):
+            trainer.step(x, y)
+        saved.append(trainer.saved_bytes().batch)
+        want = by_torch(net, program, names, x, y, 3, 0.02, 0.9)
+        assert distance(trainer.state_dict(), want, net.state_dict()) < 1e-4
+    assert saved[1] < saved[0] / 2 and saved[1] < saved[2] <= saved[0]
+
+
+def test_blocks_are_those_of_the_net():
+    program = read_program(small_nets.pretrained("mobilenetv2_035"), torch.rand(2, 3, 32, 32))
+    found = [block.layers for block in program.blocks]
+    assert ("3.body.0.0", "3.body.1.0", "3.body.2.0") in found and ("4.body.0.0", "4.body.1.0", "4.body.2.0") in found
+    assert [name for layers in found for name in layers] == list(program.by_name)
+
+
 def test_all_energy_kept_is_the_exact_gradient(small, data, calibration):
     x, y = data
     program = small[1]

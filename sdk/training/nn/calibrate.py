@@ -1,7 +1,8 @@
 """A calibration run on the host: the spectra and bases of every layer's input, gradient norms, and how well each method would do.
 
-Two passes over the data. The first adds up a Gram matrix for every mode of every layer's input; the second compares, layer by layer and
-batch by batch, the weight gradient of each method with the exact one. Nothing is trained, and no batch needs to be kept.
+The first pass over the data adds up a Gram matrix for every mode of every layer's input; two over a few batches turn the bases to where the
+gradients lie and find how much each direction matters; the last compares, layer by layer and batch by batch, the weight gradient of each
+method with the exact one. Nothing is trained.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,12 +33,15 @@ from sdk.training.nn.program import Layer, Step, TrainableProgram
 from sdk.training.nn.ranks import WHOLE_FROM, ranks_global, ranks_per_mode
 from sdk.training.nn.rewrite import live_run, widened
 from sdk.training.nn.saved import Compressor, Saved
+from sdk.training.nn.sensitivity import Sensitivity, directions, gradient_gram
 from sdk.training.nn.update import Updates
 
 EPS_GRID = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99)
 METHODS = ("fixed", "hosvd", "asi", "adapter")
 #: Batches on which methods are compared: gradients differ far more between batches than between methods, so a few tell enough.
 COMPARED = 8
+#: Batches whose gradients choose the directions and ranks of fixed bases.
+LEARNED_FROM = 4
 #: Samples for which the ranks of fixed bases balance cores, one a sample, against bases, one for all.
 RANK_SAMPLES = 16
 
@@ -71,6 +76,7 @@ class Calibration:
             rows.append(_row(record))
             for n, energies in enumerate(record.spectra):
                 arrays[f"{i}/{n}/spectrum"] = energies
+                arrays[f"{i}/{n}/gradient"] = record.gradient_spectra[n]
                 arrays[f"{i}/{n}/basis"] = self.bases[record.name][n].numpy()
         header = json.dumps({"records": rows, "samples": self.samples, "model_id": self.model_id})
         with open(path, "wb") as file:
@@ -86,7 +92,7 @@ class Calibration:
                 for i, row in enumerate(header["records"]):
                     modes = range(row.pop("modes"))
                     spectra = tuple(stored[f"{i}/{n}/spectrum"] for n in modes)
-                    records.append(_record(row, spectra))
+                    records.append(replace(_record(row, spectra), gradient_spectra=tuple(stored[f"{i}/{n}/gradient"] for n in modes)))
                     bases[records[-1].name] = tuple(torch.from_numpy(stored[f"{i}/{n}/basis"]) for n in modes)
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise UsageError(f"{path} is not a calibration, or is damaged; make it again with calibrate(...).save") from error
@@ -115,6 +121,7 @@ def calibrate(
     found = {layer.name: [spectrum(gram) for gram in grams[layer.name]] for layer in chosen}
     bases = {name: tuple(directions.float() for _, directions in modes) for name, modes in found.items()}
     records = {layer.name: replace(layer.record, spectra=tuple(e.numpy() for e, _ in found[layer.name])) for layer in chosen}
+    bases, records = _by_gradient(program, chosen, pairs[:LEARNED_FROM], grams, bases, records)
     judges = {layer.name: _Judge(layer, records[layer.name], bases[layer.name], eps_grid, methods) for layer in chosen}
     for x, y in pairs[:COMPARED]:
         _visit(program, x, checked_labels(y, x.shape[0], program.classes), {name: judge.see for name, judge in judges.items()})
@@ -129,13 +136,12 @@ def ranks_for(record: LayerRecord, method: str, eps: float, samples: int = RANK_
     fixed and asi share one error budget among the modes; an adapter cuts the channels alone. 0: the mode stays whole.
     """
     match method:
-        case "fixed":
-            return (0, *ranks_global(record.spectra, record.input_shape, eps, samples))
-        case "asi":
-            return (0, *ranks_global(record.spectra, record.input_shape, eps, samples, constant=False))
+        case "fixed" | "asi":  # either holds its bases once, for all samples or for those of a batch
+            known = record.gradient_spectra if method == "fixed" and record.gradient_spectra else record.spectra
+            return (0, *ranks_global(known, record.input_shape, eps, samples))
         case "adapter":
             mode = 0 if record.op == "conv2d" else len(record.input_shape) - 1
-            rank = ranks_per_mode([record.spectra[mode]], eps)[0]
+            rank = ranks_per_mode([(record.gradient_spectra or record.spectra)[mode]], eps)[0]
             return (0, *(rank if n == mode and rank < WHOLE_FROM * length else 0 for n, length in enumerate(record.input_shape)))
     return ()
 
@@ -173,11 +179,61 @@ class _Judge:
         return replace(self._record, gradient_norm=norm, bias_gradient_norm=bias_norm, cosines=means)
 
     def _gradient(self, step: Step, saved: Saved, dy: Tensor) -> Tensor:
-        """The weight gradient in the source model's terms: a folded batch norm's scale is in it."""
-        if step.kind == "linear":
-            return linear_weight_grad(saved, dy)
-        grad = conv_weight_grad(saved, dy, step.args[3], (self.layer.record.weight_shape[2], self.layer.record.weight_shape[3]))
-        return grad if self.layer.fold is None else grad * self.layer.fold.scale.reshape(-1, 1, 1, 1)
+        return _gradient(self.layer, step, saved, dy)
+
+
+def _gradient(layer: Layer, step: Step, saved: Saved, dy: Tensor) -> Tensor:
+    """The weight gradient in the source model's terms: a folded batch norm's scale is in it."""
+    if step.kind == "linear":
+        return linear_weight_grad(saved, dy)
+    grad = conv_weight_grad(saved, dy, step.args[3], (layer.record.weight_shape[2], layer.record.weight_shape[3]))
+    return grad if layer.fold is None else grad * layer.fold.scale.reshape(-1, 1, 1, 1)
+
+
+def _by_gradient(
+    program: TrainableProgram,
+    layers: Sequence[Layer],
+    pairs: Sequence[tuple[Tensor, Any]],
+    grams: Mapping[str, Sequence[Tensor]],
+    bases: Mapping[str, tuple[Tensor, ...]],
+    records: Mapping[str, LayerRecord],
+) -> tuple[dict[str, tuple[Tensor, ...]], dict[str, LayerRecord]]:
+    """(bases, records): each layer's feature directions turned to where its gradients lie, and the gradient's spectra along all modes."""
+    features = {layer.name: _features(layer.record) for layer in layers}
+    seen: dict[str, Tensor] = {}
+    known: dict[str, Sensitivity] = {}
+
+    def adding(layer: Layer) -> Visit:
+        def visit(step: Step, x: Tensor, dy: Tensor) -> None:
+            if features[layer.name] is not None:
+                gram = gradient_gram(x, dy, partial(_gradient, layer, step))
+                seen[layer.name] = gram if layer.name not in seen else seen[layer.name] + gram
+
+        return visit
+
+    def trying(layer: Layer) -> Visit:
+        def visit(step: Step, x: Tensor, dy: Tensor) -> None:
+            if layer.name not in known:
+                known[layer.name] = Sensitivity(turned[layer.name], partial(_gradient, layer, step), features[layer.name])
+            known[layer.name].see(x, dy)
+
+        return visit
+
+    turned = dict(bases)
+    for make in (adding, trying):
+        for x, y in pairs:
+            _visit(program, x, checked_labels(y, x.shape[0], program.classes), {layer.name: make(layer) for layer in layers})
+        for name, gram in seen.items() if make is adding else ():
+            n = (features[name] or 0) - 1
+            turned[name] = tuple(directions(gram, grams[name][n]).float() if i == n else basis for i, basis in enumerate(bases[name]))
+    return turned, {name: replace(record, gradient_spectra=known[name].spectra(grams[name])) for name, record in records.items()}
+
+
+def _features(record: LayerRecord) -> int | None:
+    """The mode of the input, batch counted, that goes with the weight's second dimension; None for a convolution with groups."""
+    if record.op == "linear":
+        return len(record.input_shape)
+    return 1 if record.groups == 1 else None
 
 
 def _compressor(record: LayerRecord, bases: tuple[Tensor, ...], method: str, eps: float) -> Compressor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,8 +11,9 @@ from torch import Tensor
 from sdk.training.nn import sections
 from sdk.training.nn.learners import Learners
 from sdk.training.nn.program import Step, TrainableProgram
+from sdk.training.nn.recompute import block_run, block_step, blocks
 from sdk.training.nn.rewrite import frozen_run, live_run, widened
-from sdk.training.nn.sections import Section
+from sdk.training.nn.sections import Run, Section
 from sdk.training.nn.subspace import merged
 from sdk.training.nn.update import Updates
 
@@ -34,9 +35,7 @@ class Engine:
         frozen = [step for step in program.steps if step.name not in names and step.kind != "scalar"]
         self.live_steps = tuple(live)
         self._anchor = torch.zeros((), requires_grad=True)
-        over = sections.overwritable(live, (program.output,))
-        runs = {s.name: live_run(s, program, learners.by_layer.get(s.layer), updates, self._anchor, s.name in over) for s in live}
-        self._live = sections.section(live, runs, program, (program.output,)) if live else None
+        self._live = self._with_graph(live, learners) if live else None
         gives = tuple(n for n in (self._live.reads if self._live else (program.output,)) if n != program.input)
         self._frozen = self._without_graph(_needed(frozen, gives), gives)
         self._whole = self._without_graph([s for s in program.steps if s.kind != "scalar"], (program.output,))
@@ -93,6 +92,26 @@ class Engine:
 
     def _run(self, part: Section, given: Mapping[str, Tensor], batch: int) -> dict[str, Any]:
         return part(sections.start(self.program, self._values, given, batch))
+
+    def _with_graph(self, live: list[Step], learners: Learners) -> Section:
+        """The live part, blocks that are computed twice as one step each."""
+        steps: list[Step] = []
+        runs: dict[str, Run] = {}
+        for block in blocks(self.program, live):
+            again = bool(learners.recomputed.intersection(block.layers))
+            gives = (block.output,) if again else tuple(step.name for step in block.steps)
+            inner = self._bound(list(block.steps), learners, live if not again else block.steps)
+            if again:
+                live_again = sections.section(block.steps, inner, self.program, gives)
+                quiet = self._without_graph(list(block.steps), gives)
+                inner = {block.output: block_run(block, self.program, self._values, quiet, live_again, self._anchor)}
+            steps += [block_step(block)] if again else block.steps
+            runs |= inner
+        return sections.section(steps, runs, self.program, (self.program.output,))
+
+    def _bound(self, steps: list[Step], learners: Learners, among: Sequence[Step]) -> dict[str, Run]:
+        over = sections.overwritable(among, (self.program.output, among[-1].name))
+        return {s.name: live_run(s, self.program, learners.by_layer.get(s.layer), self.updates, self._anchor, s.name in over) for s in steps}
 
     def _without_graph(self, steps: list[Step], gives: tuple[str, ...]) -> Section:
         over = sections.overwritable(steps, gives)

@@ -20,12 +20,16 @@ from sdk.training.nn.saved import Compressor
 
 @dataclass(frozen=True)
 class Learners:
-    """by_layer: how each trained layer learns. values: copies of what moves, by key. scales: what their gradients are multiplied by."""
+    """by_layer: how each trained layer learns. values: copies of what moves, by key. scales: what their gradients are multiplied by.
+
+    together: keys whose gradients are added up first. recomputed: layers whose block keeps its input alone.
+    """
 
     by_layer: dict[str, Learner]
     values: dict[str, Tensor]
     scales: dict[str, Tensor]
     together: tuple[str, ...]
+    recomputed: frozenset[str]
     decisions: tuple[str, ...]
 
     @property
@@ -66,7 +70,8 @@ def learners(program: TrainableProgram, choices: Sequence[Choice], calibration: 
         if layer.shared:
             together += keys(learner)
             notes.append(f"{layer.name} is used {len(layer.steps)} times, so its gradients are added up before it moves")
-    return Learners(by_layer, values, scales, tuple(together), tuple(notes))
+    again = frozenset(choice.layer for choice in choices if choice.method == "recompute")
+    return Learners(by_layer, values, scales, tuple(together), again, tuple(notes))
 
 
 def _learner(layer: Layer, choice: Choice, calibration: Calibration | None, seed: int, refresh: bool, notes: list[str]) -> Learner | None:
@@ -109,7 +114,7 @@ def _compressor(layer: Layer, choice: Choice, calibration: Calibration | None, s
             return compressors.asi(_ranks(layer, choice, calibration), seed, choice.factors)
         case "fixed":
             bases = _known(calibration, layer, choice).basis(layer.name, _ranks(layer, choice, calibration))
-            return compressors.fixed(bases, compressors.Refresh(choice.eps) if refresh else None, choice.factors)
+            return compressors.fixed(bases, compressors.Refresh() if refresh else None, choice.factors)
     raise UsageError(f"layer {layer.name} cannot be treated by {choice.method!r} on a Linux device; choose exact, fixed, asi, hosvd, svd, adapter or bias")
 
 

@@ -121,6 +121,13 @@ class TrainableProgram:
         """The layers that can learn, in the order in which they run; without spectra until calibrated."""
         return tuple(layer.record for layer in self.by_name.values())
 
+    @property
+    def blocks(self) -> tuple[Any, ...]:
+        """The blocks that may be recomputed from their inputs, `recompute.Block`, in order."""
+        from sdk.training.nn.recompute import blocks
+
+        return blocks(self, [step for step in self.steps if step.kind != "scalar"])
+
     def merged(self, trained: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The source model's parameters and buffers, with `trained` values (by key) unfolded into them. Unchanged values stay bit-equal."""
         state = {name: value.detach().clone() for name, value in self.source.items()}
