@@ -273,3 +273,33 @@ def test_no_order_moves_a_reader_behind_the_update() -> None:
     x = np.ones((4, 64), np.float32)
     outputs_, state_after = interpreter.step(graph, {"x": x}, {"hyper": np.array([0.25, 0, 0, 0], np.float32)})
     assert (outputs_["before"] == 1).all() and (outputs_["after"] == 0).all() and (state_after["b"] == -1).all()
+
+
+def test_multiply_accumulates_are_counted() -> None:
+    """9 pixels from 56 to 336 channels and an adapter of rank 8, forward and back; nothing for what multiplies nothing."""
+    from sdk.planner.latency import node_macs
+
+    rng, attrs = np.random.default_rng(9), window(1, 1, 0, 1)
+    x, dy, z, w, p = draw(rng, 1, 3, 3, 56), draw(rng, 1, 3, 3, 336), draw(rng, 1, 3, 3, 8), draw(rng, 336, 1, 1, 56), draw(rng, 336, 1, 1, 8)
+    d, dw, mask = draw(rng, 1, 336), draw(rng, 1, 3, 3, 336), np.zeros(378, np.uint8)
+    same = {"stride": (1, 1), "dilation": (1, 1), "padding": ((1, 1), (1, 1))}
+    counted: list[tuple[int, str, tuple[np.ndarray | None, ...], tuple[int, ...], dict[str, Any]]] = [
+        (9 * 336 * (56 + 8), "train_conv2d", (x, w, None, z, p), (), attrs),
+        (9 * 336 * 56, "train_conv2d_grad", (dy, w), (), {**attrs, "size": (3, 3)}),
+        (9 * 336 * 8, "train_conv2d_update", (z, dy, p, HYPER), (2, 3), attrs),
+        (9 * 336 * 8 + 336 * 8 * 56, "train_conv2d_update", (z, dy, w, HYPER, None, draw(rng, 8, 56)), (2, 3), attrs),
+        (9 * 336 * 56, "train_head", (x, w), (), {"activation": "relu"}),
+        (9 * 336 * 56, "train_head_grad", (d, mask, w), (), {"size": (3, 3)}),
+        (9 * 336 * 8, "train_head_update", (z, d, mask, p, HYPER), (3, 4), {}),
+        (9 * 336 * 9, "train_depthwise", (dy, dw), (), same),
+        (9 * 336 * 9, "train_depthwise_grad", (dy, dw), (), {**same, "size": (3, 3)}),
+        (9 * 336 * 9, "train_depthwise_update", (dy, dy, dw, HYPER), (2, 3), same),
+        (336 * 56, "train_dense", (d[:, :56], w[:, 0, 0]), (), {}),
+        (336 * 56, "train_dense_grad", (d, w[:, 0, 0]), (), {}),
+        (336 * 56, "train_dense_update", (d[:, :56], d, w[:, 0, 0], HYPER), (2, 3), {}),
+        (0, "pack_mask", (dy,), (), {"activation": "relu"}),
+        (0, "bias_update", (d, d[0], HYPER), (1, 2), {}),
+    ]
+    for macs, op, inputs, variables, more in counted:
+        graph, _ = net(op, inputs, variables, **more)
+        assert node_macs(graph, graph.nodes[0]) == macs, op

@@ -13,6 +13,7 @@ from typing import Any
 
 from sdk.graph.ir import Graph, Node
 from sdk.graph.ops import written
+from sdk.planner.training_work import training_macs
 
 #: Cycles a MAC, by (instruction set, arithmetic): convolution and dense, depthwise.
 #: "dsp" int8: two MACs an SMLAD with the loads and widening around it, from the generated-kernel prototypes (1.2-2.1 instructions
@@ -46,7 +47,7 @@ def node_macs(graph: Graph, node: Node) -> int:
         case "batch_matmul":
             a = graph[node.inputs[0]].shape
             return out.size * (a[-2] if node.attrs.get("transpose_a") else a[-1])
-    return 0
+    return training_macs(graph, node)
 
 
 def node_cycles(graph: Graph, node: Node, isa: frozenset[str], entry: Mapping[str, Any] | None = None) -> float:
@@ -54,7 +55,7 @@ def node_cycles(graph: Graph, node: Node, isa: frozenset[str], entry: Mapping[st
     out = graph[written(node)[0]]
     macs = node_macs(graph, node)
     kind = "int8" if out.dtype in ("int8", "uint8", "int16") else "float32"
-    per_mac = CYCLES_PER_MAC[_unit(isa, kind), kind][node.op == "depthwise_conv2d"]
+    per_mac = CYCLES_PER_MAC[_unit(isa, kind), kind]["depthwise" in node.op]
     per_value = CYCLES_PER_VALUE.get(out.dtype, 4.0)
     if entry:
         per_mac, per_value = entry.get("cycles_per_mac", per_mac), entry.get("cycles_per_element", per_value)
