@@ -68,7 +68,8 @@ def everything(parts: Sequence[str], nets: Sequence[str], methods: Sequence[str]
         yield from mcu_rows(quick)
     if "tasks" in parts:
         for task in tasks:
-            yield from training_tasks.rows(task, training_tasks.METHODS if not quick else ("fixed",), training_tasks.SEEDS[: 1 if quick else None], jobs)
+            methods = ("fixed",) if quick else training_tasks.TASKS[task].methods
+            yield from training_tasks.rows(task, methods, training_tasks.SEEDS[: 1 if quick else None], jobs)
 
 
 def main() -> None:
