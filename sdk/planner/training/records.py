@@ -42,7 +42,8 @@ class LayerRecord:
 
     name: of its weight in the source model, without ".weight". op: "conv2d" or "linear". weight_shape: [O, I / groups, kh, kw] or [O, I].
     padding: (top, bottom, left, right). activation: what follows and keeps a bit mask: "", "relu", "relu6" or "hardswish".
-    spectra: one array a mode of the input, batch left out: (C, H, W), (I,), (L, I) or (M, L, I).
+    spectra: one array a mode of the input, batch left out: (C, H, W), (I,), (L, I) or (M, L, I). gradient_spectra: likewise, but what each
+    direction of the calibrated bases adds to the weight gradient; ranks of fixed bases and adapters follow these where there are any.
     gradient_norm: Euclidean norm of the weight gradient, mean over the batches. cosines: (method, eps) -> cosine between the compressed
     and the exact gradient, mean over the batches.
     """
@@ -59,6 +60,7 @@ class LayerRecord:
     has_bias: bool = True
     activation: str = ""
     spectra: tuple[np.ndarray, ...] = field(default=(), repr=False, compare=False)
+    gradient_spectra: tuple[np.ndarray, ...] = field(default=(), repr=False, compare=False, kw_only=True)
     gradient_norm: float = 0.0
     bias_gradient_norm: float = 0.0
     cosines: Mapping[tuple[str, float], float] = field(default_factory=dict, repr=False)

@@ -120,10 +120,11 @@ class Asi:
 class Refresh:
     """When fixed bases are renewed: the moving average of the captured energy fell `slack` below eps, and `every` batches passed since.
 
-    eps: the share of energy the bases were chosen to keep. decay: of the moving average, per batch.
+    eps: the share of energy the bases were chosen to keep; None where they were chosen by the gradient's: the share the first batch has.
+    decay: of the moving average, per batch.
     """
 
-    eps: float
+    eps: float | None = None
     every: int = 50
     slack: float = 0.05
     decay: float = 0.9
@@ -145,6 +146,7 @@ class Fixed:
     captured: float = math.nan
     refreshes: int = 0
     _since: int = 0
+    _expected: float = 0.0
 
     def compress(self, x: Tensor) -> Saved:
         """The core of `x`; the bases are constants."""
@@ -161,9 +163,12 @@ class Fixed:
 
     def _drifted(self, x: Tensor, core: Tensor, rule: Refresh) -> bool:
         share = _share(core, x)
-        self.captured = share if math.isnan(self.captured) else rule.decay * self.captured + (1.0 - rule.decay) * share
+        first = math.isnan(self.captured)
+        self.captured = share if first else rule.decay * self.captured + (1.0 - rule.decay) * share
+        if first:
+            self._expected = share if rule.eps is None else rule.eps
         self._since += 1
-        return self.captured < rule.eps - rule.slack and self._since >= rule.every
+        return self.captured < self._expected - rule.slack and self._since >= rule.every
 
 
 def exact(factors: str = "float32") -> Exact:

@@ -29,11 +29,11 @@ def leading(gram: Tensor, lost: float, rank: int = 0) -> tuple[Tensor, float, Te
         energies, directions = _block_spectrum(gram, block)
         k = rank or _fewest(energies, total, lost)
         if k:
-            return directions[:, :k].contiguous(), max(0.0, total - float(energies[:k].sum())), directions[:, : k + _SPARE]
+            return directions[:, :k].contiguous(), max(0.0, total - float(energies[:k].sum())), directions[:, : k + _spare(k)]
         block *= 2
     energies, directions = spectrum(gram)
     k = rank or _fewest(energies, total, lost) or d
-    return directions[:, :k].contiguous(), max(0.0, total - float(energies[:k].sum())), directions[:, : k + _SPARE]
+    return directions[:, :k].contiguous(), max(0.0, total - float(energies[:k].sum())), directions[:, : k + _spare(k)]
 
 
 def plain_hosvd(x: Tensor, eps: float, ranks: Sequence[int] = ()) -> list[Tensor | None]:
@@ -81,7 +81,7 @@ def sequential_hosvd(x: Tensor, eps: float, ranks: Sequence[int] = (), blocks: d
 
 def _in_block(x: Tensor, mode: int, lost: float, rank: int, blocks: dict[int, Tensor]) -> tuple[Tensor, float, Tensor] | None:
     """(basis, energy lost, core) from one subspace iteration of the mode's block; None where the block is too narrow for the energy."""
-    block = torch.linalg.qr(power(some(x), blocks[mode], mode))[0]
+    block = torch.linalg.qr(power(x, blocks[mode], mode))[0]
     wide = mode_product(x, block, mode)
     energies, turn = spectrum(unfold_gram(wide, mode))
     total = float(torch.linalg.vector_norm(x)) ** 2
@@ -89,7 +89,7 @@ def _in_block(x: Tensor, mode: int, lost: float, rank: int, blocks: dict[int, Te
     if not k or (not rank and k > block.shape[1] - 2):
         return None
     turned = block @ turn
-    blocks[mode] = turned[:, : k + _SPARE]
+    blocks[mode] = turned[:, : k + _spare(k)]
     return turned[:, :k].contiguous(), max(0.0, total - float(energies[:k].sum())), mode_product(wide, turn[:, :k].contiguous(), mode)
 
 
@@ -117,9 +117,8 @@ ORDER = {2: (1, 0), 3: (2, 1, 0), 4: (1, 3, 2, 0)}
 _SHARES = {2: (0.7, 1.0), 3: (0.6, 0.5, 1.0), 4: (0.6, 0.35, 0.5, 1.0)}
 #: Modes up to this length stay whole: hardly anything can be cut, and looking for it costs a pass.
 SHORT = 4
-#: Longer modes are searched from the last batch's directions, this many more than it kept.
+#: Longer modes are searched from the last batch's directions.
 _WARM_FROM = 32
-_SPARE = 8
 
 
 def some(x: Tensor) -> Tensor:
@@ -147,6 +146,11 @@ def _block_spectrum(gram: Tensor, block: int) -> tuple[Tensor, Tensor]:
     basis = torch.linalg.qr(start)[0]
     energies, turn = spectrum(basis.t() @ gram @ basis)
     return energies, basis @ turn
+
+
+def _spare(rank: int) -> int:
+    """Directions looked at beside those the last batch needed: batches differ, and a block too narrow costs a whole Gram matrix."""
+    return 4 + rank // 3
 
 
 def _fewest(energies: Tensor, total: float, lost: float) -> int:
