@@ -1,10 +1,14 @@
 """Training over a session: what the host checks, what the board computes, and what happens when something goes wrong half-way."""
 
+import shutil
+import subprocess
 from types import SimpleNamespace
 
 import cbor2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from firmware_bridge import training_messages
 from firmware_bridge.framing import FrameReader, encode_frame
@@ -13,7 +17,7 @@ from firmware_bridge.smp import TRAINING_REFUSALS, Refused
 from sdk.errors import DataError, LinkError, TrainingDiverged, UsageError, VersionMismatch
 from sdk.graph.ir import Quant, Tensor
 from sdk.session import Session
-from tests.bridge.board import LoopbackLink
+from tests.bridge.board import DEVICE, HERE, INCLUDES, LoopbackLink
 from tests.bridge.learning import CLASSES, ID, INPUTS, SCALE, LearnerLink, Reference, emulated, hyper, samples, values
 
 X, Y = samples(40)
@@ -297,9 +301,13 @@ def test_samples_longer_than_a_message_are_sent_in_pieces():
 # -- the messages themselves -----------------------------------------------------------------------------------------------
 
 
-def ask(link, command, content=None, write=True, version=1):
+def frame(command, content=None, write=True, version=1):
     payload = cbor2.dumps(content or {})
-    link.write(encode_frame(bytes([version << 3 | 2 * write, 0, *len(payload).to_bytes(2, "big"), 0, 65, 9, command]) + payload))
+    return encode_frame(bytes([version << 3 | 2 * write, 0, *len(payload).to_bytes(2, "big"), 0, 65, 9, command]) + payload)
+
+
+def ask(link, command, content=None, write=True, version=1):
+    link.write(frame(command, content, write, version))
     (answer,) = FrameReader().feed(link.read(1 << 20, 0))
     assert answer[0] == version << 3 | 2 * write + 1 and answer[4:8] == bytes([0, 65, 9, command])
     return cbor2.loads(answer[8:])
@@ -399,3 +407,35 @@ def test_a_self_test_does_not_lose_what_was_learned():
     kept = values(board)
     board.self_test()  # writes over the whole arena
     assert all(np.array_equal(a, b) for a, b in zip(values(board), kept, strict=True))
+
+
+NUMBERS = st.sampled_from([0, 1, 2, 3, 4, 5, 12, 13, 40, 479, 480, 481, 2**16, 2**31, 2**32 - 1]) | st.integers(0, 2**32 - 1)
+FUZZED = st.dictionaries(
+    st.sampled_from(["base", "hyper", "step", "label", "data", "i", "off", "len", "all", "x"]),
+    NUMBERS | st.booleans() | st.binary(max_size=60) | st.sampled_from([bytes(16), bytes(40), X[0].tobytes()]) | st.text(max_size=4) | st.none(),
+)  # fmt: skip
+
+
+@pytest.mark.parametrize(("buffer", "unit"), [(256, 4), pytest.param(264, 256, marks=pytest.mark.long)])
+def test_whatever_comes_the_bridge_touches_its_own_memory_only(tmp_path, buffer, unit):
+    """Thousands of requests, sensible and not, through a build with address and undefined-behaviour sanitizers."""
+    program = tmp_path / "board"
+    flags = ["-std=c99", "-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all", *INCLUDES]
+    sources = [HERE / "learning_board.c", HERE / "learner.c", *sorted(DEVICE.glob("*.c"))]
+    if shutil.which("gcc") is None:
+        pytest.skip("needs gcc, which brings the sanitizers")
+    subprocess.run(["gcc", *flags, *map(str, sources), "-o", str(program)], check=True, capture_output=True)
+    frames = bytearray()
+
+    @given(st.lists(st.tuples(st.integers(0, 7), st.booleans(), FUZZED), min_size=1, max_size=30))
+    @settings(max_examples=100, deadline=None, database=None)
+    def collect(requests):
+        frames.extend(frame(1, {"base": 1, "hyper": hyper(RATE)}) + frame(2, STEP))
+        for command, write, content in requests:
+            frames.extend(frame(command, content, write))
+
+    collect()
+    done = subprocess.run([str(program), str(buffer), str(unit), "1024"], input=bytes(frames), capture_output=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr[-2000:]
+    answers = [cbor2.loads(answer[8:]) for answer in FrameReader().feed(done.stdout)]
+    assert len(answers) == frames.count(b"\x06\x09") and sum("pred" in answer for answer in answers) >= 100

@@ -1,5 +1,7 @@
 /* The bridge with the learner, compiled for this computer, and two slots of flash in an array: cells only lose ones until they are
  * erased, what is not erased cannot be programmed, and the power can go in the middle of any operation. */
+#include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "embarq_bridge.h"
@@ -10,6 +12,7 @@
 
 static uint8_t arena[LEARNER_ARENA] __attribute__((aligned(16)));
 static uint8_t lent[4096], out[OUT_SIZE], cells[2][SLOT_MOST];
+static uint8_t *buffer = lent;
 static size_t out_size;
 static uint32_t now, operations, noise;
 static int left = -1, off;
@@ -108,7 +111,7 @@ static const embarq_learning learning = {embarq_training_begin, embarq_training_
 /* slot_bytes 0: no flash. */
 void board_start(uint32_t buffer_size, uint32_t unit, uint32_t slot_bytes, uint32_t abi)
 {
-    embarq_bridge_config config = {.model = &inference, .memory = &memory, .buffer = lent, .buffer_size = buffer_size, .write = take,
+    embarq_bridge_config config = {.model = &inference, .memory = &memory, .buffer = buffer, .buffer_size = buffer_size, .write = take,
                                    .ticks = ticks, .ticks_hz = 1000000, .reset = reset, .learning = &learning};
     training = learner_training;
     step = *learner_training.step;
@@ -173,4 +176,27 @@ size_t board_take(uint8_t *to, size_t count)
     memmove(out, out + given, out_size - given);
     out_size -= given;
     return given;
+}
+
+/* board <buffer> <unit> <slot bytes>: frames from stdin, answers to stdout; the buffer has that size exactly, for sanitizers to see. */
+int main(int argc, char **argv)
+{
+    uint32_t sizes[3] = {EMBARQ_BRIDGE_BUFFER_MIN, 4, 1024};
+    int c;
+    for (int i = 1; i < argc && i <= 3; i++) {
+        sizes[i - 1] = (uint32_t)atoi(argv[i]);
+    }
+    buffer = malloc(sizes[0]);
+    if (buffer == NULL) {
+        return 2;
+    }
+    flash_clear();
+    board_start(sizes[0], sizes[1], sizes[2], EMBARQ_ABI);
+    while ((c = getchar()) != EOF) {
+        embarq_bridge_byte(&bridge, (uint8_t)c);
+        fwrite(out, 1, out_size, stdout);
+        out_size = 0;
+    }
+    free(buffer);
+    return 0;
 }
