@@ -11,6 +11,7 @@ import numpy as np
 from sdk.errors import UsageError
 from sdk.graph.ir import Graph
 from sdk.model import Model, load
+from sdk.planner.training.spec import Training
 from targets.device import Device, load_device
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from sdk.passes.quantise import QuantOptions
     from sdk.planner.linux_records import LinuxPlan
     from sdk.planner.plan import Budget, Plan
+    from sdk.planner.training.plan import TrainingPlan
 
 PRECISIONS = ("auto", "int8", "float32")
 LINUX_OPTIONS = ("backend", "threads", "evaluation", "accuracy_drop_points", "target")
@@ -44,9 +46,10 @@ def plan_model(
     in_place: bool = True,
     vectors: Sequence[Any] = (),
     compiler: str = "zig",
+    training: Training | None = None,
     progress: Progress | None = None,
     **linux: Any,
-) -> Plan | LinuxPlan:
+) -> Plan | LinuxPlan | TrainingPlan:
     """Decide everything about running `work` on `device`.
 
     calibration: real inputs for quantising a float model: an array [n, ...], a folder, a `.npy`/`.npz` file or a generator.
@@ -58,12 +61,18 @@ def plan_model(
     in_place: let an output overlap its dying input wherever the kernel allows it.
     vectors: inputs to verify with; by default random ones and, where there are some, two calibration samples.
     compiler: "zig" (reproducible everywhere) or "gcc" (arm-none-eabi-gcc on PATH).
+    training: the model is to learn on the device: which layers, how, within what memory (`sdk.Training`); what is left open is chosen.
+    `calibration` is then (inputs [n, ...], labels [n]).
     linux: for Linux devices only. backend: "auto", "onnx", "litert", "executorch" or "tensorrt". threads: a number, or several to
     try (one and all cores by default). evaluation: (inputs [n, ...], labels [n]) to judge accuracy by. accuracy_drop_points: how
     much of it a faster recipe may cost (1.0). target: where candidates are measured, "local" or "ssh://user@host".
     Raises `UnsupportedOp` for an op the device cannot compute, `UsageError` and `DataError` for bad options and data.
     """
     board = load_device(device)
+    if training is not None:
+        given = {"keep_input": keep_input, "in_place": not in_place, "vectors": len(vectors) > 0, "quant_report": quant_report}
+        boards_only = {"quant": quant, "precision": precision != "auto" and precision, "compiler": compiler != "zig" and compiler}
+        return _plan_training(board, work, training, calibration, {**given, **boards_only, **linux}, progress)
     model = load(work)
     if board.kind == "linux":
         from sdk.linux import plan_linux
@@ -89,6 +98,28 @@ def plan_model(
         vectors=_vectors(ready.graph, vectors) or ready.vectors(),
         quant_report=ready.report() if quant_report else None,
     )
+
+
+def _plan_training(board: Device, work: Any, training: Training, calibration: Any, given: Mapping[str, Any], progress: Progress | None) -> Plan | TrainingPlan:
+    """The plan of a model that learns. `given`: other options of `plan_model`; those that training does not have are refused."""
+    from sdk.training.linux import labelled_data, plan_linux_training
+
+    if not isinstance(training, Training):
+        raise UsageError(f"training is a {type(training).__name__}; give sdk.Training(...), for example training=sdk.Training(budget='64KiB')")
+    options = {name: value for name, value in given.items() if value}
+    known = ("threads",) if board.kind == "linux" else ("quant", "precision", "compiler")
+    unknown = [name for name in options if name not in known]
+    if unknown:
+        raise UsageError(f"sdk.plan has no option {unknown[0]!r} together with training= for {board.name}; leave it out")
+    is_module = hasattr(work, "state_dict") and callable(work) and not isinstance(work, Model)
+    model = load(work, labelled_data(calibration)[0][:1]) if is_module else load(work)
+    if board.kind == "linux":
+        return plan_linux_training(board, model, training, calibration, progress=progress, **options)
+    from sdk.training.mcu.plan import plan_training
+
+    quant = {"quant": _options(options.pop("quant"))} if "quant" in options else {}
+    inputs = None if calibration is None else labelled_data(calibration)[0]
+    return plan_training(board, model, training, inputs, **quant, **options)
 
 
 def _refuse_options(given: Mapping[str, Any], known: Sequence[str], board: Device) -> None:

@@ -20,7 +20,7 @@ from sdk.planner.training.predict import predict_step
 from sdk.planner.training.records import Choice, LayerRecord
 from sdk.planner.training.spec import Training
 from sdk.planner.training.walk import Walk
-from sdk.planner.training.work import UNIT, Rates
+from sdk.planner.training.work import UNIT, Rates, Work, layer_class, layer_work
 
 if TYPE_CHECKING:
     from targets.device import Device
@@ -70,12 +70,12 @@ def make_training_plan(case: Case, training: Training, **about: Any) -> Training
     solved = solve(case, training, budget)
     setting, choices = solved.setting, tuple(o.choice for o in solved.chosen.options)
     sizes, moment = predicted(case, setting, choices)
-    whole = full_value(case)
+    whole, fits = full_value(case), sum(sizes.values()) <= budget
     decisions = (*about.pop("decisions", ()), *_decisions(case, training, solved, budget))
     return TrainingPlan(
         name=case.name, device=case.device, training=training, micro_batch=setting.batch, layers=tuple(_rows(case, solved, whole)), bytes=sizes,
         moment=moment, budget_bytes=budget, smallest_bytes=solved.least_bytes, gain=solved.chosen.value / whole, curve=_curve(case, solved, whole),
-        step_time=_time(case, training, solved), decisions=decisions, mends=() if solved.fits else tuple(_mends(case, training, budget, solved)),
+        step_time=_time(case, training, solved), decisions=decisions, mends=() if fits else tuple(_mends(case, training, budget, solved)),
         basis=case.basis, **about,
     )  # fmt: skip
 
@@ -96,10 +96,10 @@ def solve(case: Case, training: Training, budget: int) -> Solved:
         tried.append((setting, rows, choose(rows, budget, *costs, quick=True), smallest(rows, *costs)))
         if tried[-1][2] is not None and tried[-1][2].value >= (1 - 1e-9) * _most(rows):
             break
-    least = min(row[3].peak_bytes for row in tried)
+    least = min(_walked(case, row[0], row[3]) for row in tried)
     fitting = [row for row in tried if row[2] is not None]
     if not fitting:
-        setting, rows, _, chosen = min(tried, key=lambda row: row[3].peak_bytes)
+        setting, rows, _, chosen = min(tried, key=lambda row: _walked(case, row[0], row[3]))
         return Solved(setting, rows, chosen, False, least)
     best = max(row[2].value for row in fitting if row[2] is not None)
     setting, rows, quick, _ = next(row for row in fitting if row[2] is not None and row[2].value >= (1 - 1e-3) * best)
@@ -113,7 +113,8 @@ def wanted_layers(records: tuple[LayerRecord, ...], asked: Any) -> frozenset[str
     if not isinstance(asked, str):
         unknown = [name for name in asked if name not in names]
         if unknown or not asked:
-            raise UsageError(f"training layers name {unknown[0] if unknown else 'nothing'!r}, and the model's layers are {', '.join(names)}; name some of these")
+            what = repr(unknown[0]) if unknown else "nothing"
+        raise UsageError(f"training layers name {what}, and the model's layers are {', '.join(names)}; name some of these")
         return frozenset(asked)
     if asked == "auto":
         return None
@@ -169,6 +170,11 @@ def _after(setting: Setting) -> int:
     return setting.batch * (16 * setting.walk.classes + 8)
 
 
+def _walked(case: Case, setting: Setting, chosen: Chosen) -> int:
+    """The predicted peak of a selection: never above its price."""
+    return sum(predicted(case, setting, tuple(o.choice for o in chosen.options))[0].values())
+
+
 def _most(rows: tuple[tuple[Option, ...], ...]) -> float:
     return sum(max(o.value for o in options) for options in rows)
 
@@ -196,16 +202,26 @@ def _parts(solved: Solved) -> int:
 
 
 def _time(case: Case, training: Training, solved: Solved) -> StepTime | None:
-    """The update's time: the frozen part forward, and the trained part forward and back."""
+    """The update's time, where the device's rates are known."""
     if case.rates is None:
         return None
-    from sdk.planner.training.work import layer_class, layer_work
+    seconds = step_seconds(solved.setting, tuple(o.choice for o in solved.chosen.options)) * _parts(solved)
+    return StepTime(seconds, case.rates.error, case.rates.basis)
 
-    front = 0.0
-    for record in case.records[: solved.chosen.start]:
-        work = replace(layer_work(record, Choice(record.name, "freeze"), solved.setting.batch, True), moved_bytes=8.0 * record.output_size * solved.setting.batch)
-        front += case.rates.seconds(layer_class(record), work)
-    return StepTime((front + solved.chosen.step_s) * _parts(solved), case.rates.error, case.rates.basis)
+
+def step_seconds(setting: Setting, choices: tuple[Choice, ...]) -> float:
+    """Estimated time of one micro-batch: the frozen part forward, the trained part forward and back."""
+    chosen = {c.layer: c for c in choices if c.method != "freeze"}
+    start = next(i for i, record in enumerate(setting.records) if record.name in chosen)
+    total = 0.0
+    for i, record in enumerate(setting.records):
+        if i < start:
+            moved = Work(moved_bytes=8.0 * record.output_size * setting.batch)
+            total += setting.rates.seconds(layer_class(record), layer_work(record, Choice(record.name, "freeze"), setting.batch, True) + moved)
+        else:
+            option = setting.option(i, chosen.get(record.name, Choice(record.name, "freeze")))
+            total += option.first_step_s if i == start else option.step_s
+    return total
 
 
 def _curve(case: Case, solved: Solved, whole: float) -> tuple[CurvePoint, ...]:
@@ -223,15 +239,15 @@ def _curve(case: Case, solved: Solved, whole: float) -> tuple[CurvePoint, ...]:
 def _decisions(case: Case, training: Training, solved: Solved, budget: int) -> Iterator[str]:
     learning = [o for o in solved.chosen.options if o.trains]
     first = case.records[solved.chosen.start].name
-    if not solved.fits:
+    if solved.least_bytes > budget:
         yield f"Nothing that was asked for fits {budget:,} bytes; what is shown is the smallest choice there is."
     count = f"{len(learning)} of {len(case.records)} layers"
     yield f"{count} learn, the first is {first}; what lies in front of it stays as it is and runs without a graph, {case.chunk} samples at a time."
     if solved.setting.micro:
         parts = _parts(solved)
         yield f"A batch of {training.batch} goes through in {parts} parts of {solved.setting.batch}, whose gradients are added up: that fits, or gains, more."
-    how = "asked for" if training.layers != "auto" or training.method != "auto" else "chosen exactly: no other selection of these options gains more within the budget"
-    yield f"Layers and methods were {how}."
+    if training.layers == "auto" or training.method == "auto":
+        yield "Of all selections that were allowed, none gains more within the budget: the choice is exact, on bytes."
     if any(o.choice.method in ("fixed", "adapter") for o in learning):
         yield "Bases of fixed subspaces and adapters come from the calibration data and are held as constants, whatever the batch."
     if any(o.choice.method in ("hosvd", "svd") for o in learning):
@@ -244,14 +260,16 @@ def _mends(case: Case, training: Training, budget: int, solved: Solved) -> Itera
     for text, changed in _changes(training):
         tried = solve(case, changed, budget)
         if tried.least_bytes < solved.least_bytes:
-            verdict = f"fits, with {tried.chosen.peak_bytes:,} bytes" if tried.fits else f"still needs {tried.least_bytes:,} bytes"
-            found.append((tried.fits, tried.chosen.value, Mend(f"{text}: {verdict}", tried.fits, tried.chosen.peak_bytes, 0, {"training": changed})))
+            fits, peak = tried.least_bytes <= budget, _walked(case, tried.setting, tried.chosen)
+            verdict = f"fits, with {peak:,} bytes" if fits else f"still needs {tried.least_bytes:,} bytes"
+            found.append((fits, tried.chosen.value, Mend(f"{text}: {verdict}", fits, peak, 0, {"training": changed})))
     for _, _, mend in sorted(found, key=lambda row: (not row[0], -row[1] if row[0] else row[2].ram_bytes)):
         yield mend
     least = solved.least_bytes
     enough = least <= case.memory_bytes
     where = "" if enough else f", which {case.device.name} does not have"
-    yield Mend(f"give a budget of {least:,} bytes, the smallest that trains what was asked{where}", enough, least, 0, {"training": replace(training, budget=least)})
+    text = f"give a budget of {least:,} bytes, the smallest that trains what was asked{where}"
+    yield Mend(text, enough, least, 0, {"training": replace(training, budget=least)})
 
 
 def _changes(training: Training) -> Iterator[tuple[str, Training]]:

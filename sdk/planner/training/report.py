@@ -45,7 +45,8 @@ def _layers(plan: TrainingPlan) -> str:
     """A line a layer from the first that learns on; the frozen ones in front in one line."""
     first = next((i for i, row in enumerate(plan.layers) if row.choice.method != "freeze"), len(plan.layers))
     wide = min(40, max(len(row.choice.layer) for row in plan.layers))
-    head = f"{'Layer':{wide}}  {'learns by':<14} {'kept':>11} {'bases':>10} {'learning':>11} {'cosine':>6} {'gain':>7}" + (f" {'time':>9}" if plan.step_time else "")
+    head = f"{'Layer':{wide}}  {'learns by':<14} {'kept':>11} {'bases':>10} {'learning':>11} {'cosine':>6} {'gain':>7}"
+    head += f" {'time':>9}" if plan.step_time else ""
     front = [f"{first} layers in front stay as they are"] if first else []
     return "\n".join([head, *front, *(layer_line(row, wide) for row in plan.layers[first:])])
 
@@ -71,10 +72,11 @@ def how(row: LayerPlan) -> str:
 def _curve(plan: TrainingPlan) -> str:
     if len(plan.curve) < 2:
         return ""
-    lines = ["What memory buys      gain of everything exactly"]
+    lines = ["Beyond runtime   gain, of what everything exactly gives"]
+    own = plan.bytes["runtime"]
     for point in plan.curve:
         mark = " <- this plan" if plan.fits and abs(point.gain - plan.gain) < 1e-9 else ""
-        lines.append(f"  {size(point.peak_bytes):>10}  {bar(round(1000 * point.gain), 1000)}  {point.layers} layers{mark}")
+        lines.append(f"  {size(point.peak_bytes - own):>12}  {bar(round(1000 * point.gain), 1000)}  {point.layers} layers{mark}")
     return "\n".join(lines)
 
 

@@ -23,7 +23,7 @@ def training_html(plan: TrainingPlan) -> str:
     body = [
         f"<h1>{title}</h1><p class=sub>{escape(plan.device.title or plan.device.name)}</p>", _verdict(plan), _tiles(plan),
         _list("What would make it fit, best first", [m.text for m in plan.mends]),
-        f"<h2>Memory against expected gain</h2><div class=card>{curve_svg(plan)}{_curve_note(plan)}</div>" if len(plan.curve) > 1 else "",
+        f"<h2>Memory against expected gain</h2><div class=card>{curve_svg(plan)}{_curve_note()}</div>" if len(plan.curve) > 1 else "",
         f"<h2>Memory at the peak</h2>{_bytes(plan)}", f"<h2>Layers</h2>{_layers(plan.layers)}", _list("Decisions", plan.decisions),
         f"<footer>Made by embarq. {escape(' '.join(note for note in (plan.basis, plan.step_time.basis if plan.step_time else '') if note))}</footer>",
     ]  # fmt: skip
@@ -50,19 +50,20 @@ def _tiles(plan: TrainingPlan) -> str:
 
 def curve_svg(plan: TrainingPlan) -> str:
     """Gain over peak memory: a step line through the points, the budget, and this plan."""
-    low, high = plan.curve[0].peak_bytes, max(plan.curve[-1].peak_bytes, plan.peak_bytes)
-    low = min(low, plan.peak_bytes)
-    span = max(high - low, 1)
+    own = plan.bytes["runtime"]
+    low = min(plan.curve[0].peak_bytes, plan.peak_bytes)
+    span = max(plan.curve[-1].peak_bytes - low, plan.peak_bytes - low, 1)
     plot_w, plot_h = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
     top = max(1e-9, *(point.gain for point in plan.curve))
 
     def place(peak: int, gain: float) -> tuple[float, float]:
         return _LEFT + plot_w * (peak - low) / span, _TOP + plot_h * (1 - gain / top)
 
-    marks = "".join(_mark(point, *place(point.peak_bytes, point.gain)) for point in plan.curve)
-    budget = place(plan.budget_bytes, 0)[0] if low <= plan.budget_bytes <= high else None
+    marks = "".join(_mark(point, own, *place(point.peak_bytes, point.gain)) for point in plan.curve)
+    budget = place(plan.budget_bytes, 0)[0] if low <= plan.budget_bytes <= low + span else None
     here = place(plan.peak_bytes, plan.gain) if plan.fits else None
-    drawn = _axes(low, span, top) + f'<path d="{_steps([place(p.peak_bytes, p.gain) for p in plan.curve])}" fill="none" stroke="var(--activation0)" stroke-width="2"/>'
+    path = _steps([place(p.peak_bytes, p.gain) for p in plan.curve])
+    drawn = f'{_axes(low - own, span, top)}<path d="{path}" fill="none" stroke="var(--activation0)" stroke-width="2"/>'
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role=img aria-label="expected gain over peak memory">{drawn}{_budget(budget)}{marks}{_here(here)}</svg>'
 
 
@@ -74,8 +75,8 @@ def _steps(points: Sequence[tuple[float, float]]) -> str:
     return path
 
 
-def _mark(point: CurvePoint, x: float, y: float) -> str:
-    label = f"{size(point.peak_bytes)}: {100 * point.gain:.1f} % of the gain, {point.layers} layers learn"
+def _mark(point: CurvePoint, own: int, x: float, y: float) -> str:
+    label = f"{size(point.peak_bytes - own)} beyond the runtime: {100 * point.gain:.1f} % of the gain, {point.layers} layers learn"
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="var(--activation0)"><title>{escape(label)}</title></circle>'
 
 
@@ -104,21 +105,19 @@ def _axes(low: int, span: int, top: float) -> str:
         lines.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--line)"/>')
         lines.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{100 * top * quarter / 4:.0f} %</text>')
         lines.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 20}" text-anchor="{anchor}">{size(low + span * quarter // 4)}</text>')
-    return "".join(lines) + f'<text x="{_WIDTH / 2:.0f}" y="{_HEIGHT - 6}" text-anchor="middle">peak memory of the process</text>'
+    return "".join(lines) + f'<text x="{_WIDTH / 2:.0f}" y="{_HEIGHT - 6}" text-anchor="middle">peak memory beyond the runtime</text>'
 
 
-def _curve_note(plan: TrainingPlan) -> str:
-    return "<p class=legend>gain: expected decrease of the loss for one small step, as a share of training every layer exactly; hover a point for its layers.</p>"
+def _curve_note() -> str:
+    text = "gain: expected decrease of the loss for one small step, as a share of training every layer exactly; hover a point for its layers."
+    return f"<p class=legend>{text}</p>"
 
 
 def _bytes(plan: TrainingPlan) -> str:
-    whole = max(plan.peak_bytes, plan.budget_bytes if not plan.fits else plan.peak_bytes, 1)
-    parts = "".join(f'<i style="width:{100 * plan.bytes[n] / whole:.3f}%;background:var(--{COLOURS[n]})" title="{n} {plan.bytes[n]:,} bytes"></i>' for n in CLASSES)
-    rows = "".join(
-        f"<tr><td>{name}</td><td class=n>{plan.bytes[name]:,}</td><td class=n>{100 * plan.bytes[name] / max(plan.peak_bytes, 1):.1f} %</td><td>{TOLD[name]}</td></tr>"
-        for name in CLASSES
-        if plan.bytes[name]
-    )
+    peak = max(plan.peak_bytes, 1)
+    present = [(name, plan.bytes[name], 100 * plan.bytes[name] / peak) for name in CLASSES if plan.bytes[name]]
+    parts = "".join(f'<i style="width:{share:.3f}%;background:var(--{COLOURS[n]})" title="{n} {count:,} bytes"></i>' for n, count, share in present)
+    rows = "".join(f"<tr><td>{n}</td><td class=n>{count:,}</td><td class=n>{share:.1f} %</td><td>{TOLD[n]}</td></tr>" for n, count, share in present)
     head = "<tr><th>class</th><th class=n>bytes</th><th class=n>share</th><th>what it is</th></tr>"
     return f"<div class=card><div class=bar>{parts}</div><table>{head}{rows}</table><p class=legend>the highest moment: {escape(plan.moment)}</p></div>"
 

@@ -1,0 +1,238 @@
+"""Plans of training on a Linux device: what is kept is predicted to the byte, budgets hold, a refusal says what would fit."""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+import sdk
+from sdk.errors import DataError, DoesNotFit, UsageError
+from sdk.planner.training import kept
+from sdk.planner.training.choose import peak_of
+from sdk.planner.training.make import Case, make_training_plan
+from sdk.planner.training.options import AUTO, Setting, layer_options
+from sdk.planner.training.predict import predict_saved_bytes, predict_step
+from sdk.planner.training.records import Choice
+from sdk.planner.training.spec import Training
+from sdk.planner.training.walk import walk_of
+from targets.device import load_device
+
+torch = pytest.importorskip("torch")
+from tests import training_peaks as peaks  # noqa: E402
+
+NETS = ("mobile", "plain", "residual")
+
+
+@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize(("method", "layers", "factors"), [
+    ("exact", 1, "float32"), ("exact", 4, "float32"), ("exact", 99, "float32"), ("bias", 99, "float32"), ("fixed", 99, "float32"), ("fixed", 5, "int8"),
+    ("fixed", 99, "float16"), ("asi", 99, "float32"), ("asi", 6, "int8"), ("adapter", 99, "float32"),
+])  # fmt: skip
+def test_kept_bytes_are_what_the_meter_counts(net, method, layers, factors):
+    from sdk.training.nn.trainer import Trainer
+
+    for batch in (4, 12):
+        chosen = peaks.choices(net, 32, method, layers, factors)
+        made = Trainer(peaks.program(net, 32), chosen, peaks.calibration(net, 32), Training(batch=batch))
+        made.step(*peaks.data(32, batch))
+        records = peaks.calibration(net, 32).records
+        predicted = predict_saved_bytes(walk_of(peaks.program(net, 32)), records, chosen, batch)
+        assert predicted == made.saved_bytes().batch
+        assert sum(kept.constant_bytes(r, c) for r in records for c in chosen if c.layer == r.name) == made.saved_bytes().constants
+
+
+def test_what_hosvd_keeps_is_expected_from_the_spectra():
+    from sdk.training.nn.trainer import Trainer
+
+    chosen = tuple(Choice(r.name, "hosvd", 0.8) for r in peaks.program("plain", 32).layers[-4:])
+    made = Trainer(peaks.program("plain", 32), chosen, None, Training(batch=16))
+    made.step(*peaks.data(32, 16, seed=1))
+    predicted = predict_saved_bytes(walk_of(peaks.program("plain", 32)), peaks.calibration("plain", 32).records, chosen, 16)
+    assert 0.4 < predicted / made.saved_bytes().batch < 2.5
+
+
+def case(net: str = "mobile", memory: int = 1 << 30, **more) -> Case:
+    from sdk.training.nn.calibrate import ranks_for
+
+    found = peaks.program(net, 32)
+    return Case(net, load_device("rpi-4b"), walk_of(found), peaks.calibration(net, 32).records, ranks_for, memory, 1000, **more)
+
+
+GRID = (0.8,)
+
+
+@pytest.fixture(autouse=True)
+def one_eps(monkeypatch):
+    """The shared calibration knows one eps."""
+    monkeypatch.setattr("sdk.planner.training.make.EPS_GRID", GRID)
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_a_walk_through_the_step_is_never_above_its_price(net):
+    c = case(net)
+    rng = np.random.default_rng(3)
+    for batch in (4, 16):
+        setting = Setting(c.walk, c.records, Training(batch=batch), c.rank_rule, batch, eps_grid=GRID)
+        rows = layer_options(setting, None)
+        for _ in range(25):
+            options = [row[rng.integers(len(row))] if rng.random() < 0.6 else row[0] for row in rows]
+            if not any(o.trains for o in options):
+                continue
+            choices = tuple(o.choice for o in options)
+            held = sum(kept.learning_bytes(r, o.choice) * setting.held_copies + kept.constant_bytes(r, o.choice) for r, o in zip(c.records, options, strict=True))
+            price = peak_of(options, 0, setting.prefix_bytes, batch * (16 * c.walk.classes + 8))
+            assert predict_step(setting, choices).peak_bytes + held <= price
+
+
+def test_plans_keep_their_budget_and_gain_with_it():
+    c = case()
+    whole = make_training_plan(c, Training(method="exact", layers="all")).peak_bytes
+    plans = [make_training_plan(c, Training(budget=int(whole * share))) for share in (0.1, 0.2, 0.4, 0.8, 2.0)]
+    assert all(p.peak_bytes <= p.budget_bytes for p in plans if p.fits) and plans[-1].fits
+    gains = [p.gain for p in plans if p.fits]
+    assert gains == sorted(gains) and gains[-1] == pytest.approx(1.0)
+    assert {row.choice.layer for row in plans[-1].layers} == {r.name for r in c.records}
+
+
+def test_a_budget_too_small_names_the_smallest_and_the_change_that_fits():
+    c = case()
+    asked = Training(batch=16, micro_batch=16, optimiser="momentum", layers="all", method="exact")
+    need = make_training_plan(c, asked).smallest_bytes
+    assert make_training_plan(c, replace(asked, budget=need)).fits
+    plan = make_training_plan(c, replace(asked, budget=need - 1))
+    assert not plan.fits and plan.shortfall[0].over_bytes == 1
+    assert any(m.fits for m in plan.mends) and f"{need:,}" in plan.mends[-1].text
+    for mend in plan.mends[:-1]:
+        again = make_training_plan(c, mend.options["training"])
+        assert again.fits == mend.fits, mend.text
+    assert make_training_plan(c, mend_with_budget(plan)).fits
+    with pytest.raises(DoesNotFit, match=re.escape("1 bytes too small")):
+        sdk.compile(plan)
+
+
+def mend_with_budget(plan):
+    return plan.mends[-1].options["training"]
+
+
+def test_layers_and_methods_that_were_asked_for_are_what_learns():
+    c = case()
+    names = [r.name for r in c.records]
+    assert [x.layer for x in make_training_plan(c, Training(layers="last3", method="exact")).choices] == names[-3:]
+    assert [x.layer for x in make_training_plan(c, Training(layers="classifier", method="bias")).choices] == names[-1:]
+    fixed = make_training_plan(c, Training(layers=names[4:6], method="fixed", eps=0.8))
+    assert [x.layer for x in fixed.choices] == names[4:6] and {x.method for x in fixed.choices} <= {"fixed", "exact"}
+    assert {x.method for x in make_training_plan(c, Training(method="adapter", eps=0.8)).choices} <= {"adapter", "exact"}
+    with pytest.raises(UsageError, match="nosuch"):
+        make_training_plan(c, Training(layers=["nosuch"]))
+    with pytest.raises(UsageError, match="last4"):
+        make_training_plan(c, Training(layers="lastly"))
+
+
+def test_a_smaller_batch_at_once_is_found_where_it_gains():
+    c = case()
+    whole = make_training_plan(c, Training(method="exact", layers="all", micro_batch=16))
+    least = make_training_plan(c, Training(method="exact", layers="all"))
+    assert least.micro_batch == 16
+    split = make_training_plan(c, Training(method="exact", layers="all", budget=whole.peak_bytes // 2))
+    assert split.fits and split.micro_batch < 16 and "parts" in " ".join(split.decisions)
+
+
+class Balanced(HTMLParser):
+    """Checks that every element that is opened is closed, and that nothing is loaded from elsewhere."""
+
+    def __init__(self):
+        super().__init__()
+        self.open, self.count = [], 0
+
+    def handle_starttag(self, tag, attrs):
+        assert not any(name in ("src", "href") for name, _ in attrs)
+        self.count += 1
+        if tag not in ("meta", "line", "circle", "path", "rect"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        if tag in self.open:
+            while self.open.pop() != tag:
+                pass
+
+
+def test_the_plan_tells_itself_as_text_as_json_and_as_a_page():
+    c = case()
+    fits, tight = make_training_plan(c, Training()), make_training_plan(c, Training(budget=100_000, layers="last2", method="exact"))
+    for plan in (fits, tight):
+        text = str(plan)
+        assert all(len(line) <= 110 for line in text.splitlines())
+        assert f"{plan.peak_bytes:,}" in text and plan.choices[-1].layer in text
+        told = json.loads(json.dumps(plan.to_dict()))
+        assert told["peak_bytes"] == sum(told["bytes"].values()) and len(told["layers"]) == len(c.records)
+        page = Balanced()
+        page.feed(plan.to_html())
+        assert page.count > 50 and plan.to_html() == plan.to_html()
+    assert "does NOT fit" in str(tight) and "What would make it fit" in str(tight)
+    assert "<svg" in fits.to_html() and "this plan" in fits.to_html()
+
+
+def test_time_is_told_only_where_the_device_was_measured():
+    from sdk.planner.training.rates import rates_of, table
+    from targets.device import Rate
+
+    device = load_device("rpi-4b")
+    assert rates_of(device) is None and make_training_plan(case(), Training()).step_time is None
+    known = table()["reference"]
+    same = replace(device, rates=(Rate("memcpy/1t", None, known["memcpy"]), Rate("numpy/float32/1t", known["numpy/float32"])))
+    half = replace(device, rates=(Rate("memcpy/1t", None, known["memcpy"] / 2), Rate("numpy/float32/1t", known["numpy/float32"] / 2)))
+    fast, slow = (make_training_plan(case(rates=rates_of(d)), Training()).step_time for d in (same, half))
+    assert slow.seconds == pytest.approx(2 * fast.seconds) and fast.error > 1
+    assert fast.seconds > make_training_plan(case(rates=rates_of(same)), Training(layers="classifier")).step_time.seconds
+
+
+def test_constants_agree_with_the_trainer():
+    from sdk.training.nn import conv_grad, ranks
+    from sdk.training.nn.compressors import SMALL_BATCH
+
+    assert (kept.WHOLE_FROM, kept.SMALL_BATCH) == (ranks.WHOLE_FROM, SMALL_BATCH)
+    assert conv_grad.CHUNK * 4 == 2 << 20
+    assert set(AUTO) <= {"bias", "adapter", "fixed", "asi", "exact"}
+
+
+def labelled(count=40):
+    x, y = peaks.data(32, count)
+    return x.numpy(), y.numpy()
+
+
+def test_plan_compile_and_learn_from_the_artifact(monkeypatch, tmp_path):
+    monkeypatch.setattr("sdk.training.linux.EPS_GRID", GRID)
+    plan = sdk.plan("host", peaks.module("plain"), calibration=labelled(), training=sdk.Training(batch=8, method="fixed", eps=0.8, layers="last3"))
+    assert plan.fits and [c.method for c in plan.choices] == ["fixed"] * 3
+    artifact = sdk.compile(plan)
+    assert json.loads(artifact.files["plan.json"])["peak_bytes"] == plan.peak_bytes
+    assert b"<svg" in artifact.files["report.html"] or len(plan.curve) < 2
+    artifact.save(tmp_path / "out")
+    from sdk.training.settings import open_trainer
+
+    made, _ = open_trainer(tmp_path / "out")
+    made.step(*peaks.data(32, 8))
+    assert made.saved_bytes().batch == predict_saved_bytes(walk_of(plan.program), plan.records, plan.choices, 8)
+    stored = np.load(tmp_path / "out" / "payload" / "calibration.npz")
+    assert sum(stored[name].nbytes for name in stored.files if name.endswith("basis")) == plan.bytes["bases"]
+
+
+@pytest.mark.parametrize(("data", "said"), [
+    (np.zeros((4, 3, 32, 32), np.float32), "labels y"), ((np.zeros((4, 3, 32, 32), np.float32), np.zeros(3, int)), "do not go together"),
+    ((np.zeros((4, 3, 32, 32), np.float32), np.zeros(4)), "do not go together"), (None, "labels y"),
+])  # fmt: skip
+def test_data_without_fitting_labels_are_refused(data, said):
+    with pytest.raises(DataError, match=said):
+        sdk.plan("rpi-4b", peaks.module("plain"), calibration=data, training=sdk.Training())
+
+
+def test_options_that_do_not_go_with_training_are_refused():
+    with pytest.raises(UsageError, match="backend"):
+        sdk.plan("rpi-4b", peaks.module("plain"), calibration=labelled(), training=sdk.Training(), backend="onnx")
+    with pytest.raises(UsageError, match="sdk.Training"):
+        sdk.plan("rpi-4b", peaks.module("plain"), calibration=labelled(), training={"batch": 3})
