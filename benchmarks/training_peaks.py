@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def peaks(net: str, layers: str, calibration: str, wanted: Sequence[tuple[str, int]]) -> dict[str, int]:
-    """"method:micro" -> bytes of growth for every (method, micro-batch) wanted; method "plain" is plain autograd, micro 0 the whole batch.
+    """ "method:micro" -> bytes of growth for every (method, micro-batch) wanted; method "plain" is plain autograd, micro 0 the whole batch.
 
     Raises RuntimeError where the measuring process fails, with its last words.
     """

@@ -1,0 +1,128 @@
+"""A training step on an emulated microcontroller: memory in all, instructions over those of an inference, error against torch.
+
+The step is planned, compiled, flashed to the emulator and run there by the same calls that a user makes. An inference is that of the
+whole int8 net without learning. The error is the largest difference of a learned value from torch in double precision after `STEPS`
+steps, relative to the largest value of its tensor. MobileNetV2-0.35 at 96x96 has random weights, the movement net has trained ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from benchmarks import har, linux_nets, training_nets, training_tasks
+from benchmarks.rows import Row
+
+STEPS = 4
+#: (expansion, channels, repeats, stride of the first) of MobileNetV2 at width 0.35
+BLOCKS = ((1, 8, 1, 1), (6, 8, 2, 2), (6, 16, 3, 2), (6, 24, 4, 2), (6, 32, 3, 1), (6, 56, 3, 2), (6, 112, 1, 1))
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """A net, its board, what of it learns. samples: (inputs [n, ...] float32 channels first, labels [n])."""
+
+    net: Callable[[], Any]
+    samples: Callable[[], tuple[np.ndarray, np.ndarray]]
+    layers: str
+    device: str = "stm32f746"
+    quick: bool = False
+
+
+def mobilenet() -> Any:
+    """MobileNetV2-0.35 for 96x96 pictures and 10 classes, random weights, batch norms settled on pictures."""
+    import torch
+
+    torch.manual_seed(0)
+    return linux_nets.settled(linux_nets.mobilenet_v2(BLOCKS, 16, 1280, 10), [pictures()[0][:32]])
+
+
+def pictures() -> tuple[np.ndarray, np.ndarray]:
+    """64 training pictures enlarged to 96x96, and labels."""
+    x, y = training_nets.training_pictures()
+    return training_nets.to_input(x[:64], 96), y[:64]
+
+
+def windows() -> tuple[np.ndarray, np.ndarray]:
+    """128 windows of the watch of a person the movement net never saw."""
+    part = training_tasks.person_parts("watch", "phone", har.CHOSEN_ON[:1])[0]
+    return part.x[:128], part.y[:128]
+
+
+CONFIGURATIONS: dict[str, Configuration] = {
+    "har_last4": Configuration(lambda: har.pretrained("phone"), windows, "last4", quick=True),
+    "mobilenetv2_035_96_last2": Configuration(mobilenet, pictures, "last2"),
+    "mobilenetv2_035_96_last9": Configuration(mobilenet, pictures, "last9"),
+}
+
+
+def cases(quick: bool) -> Iterator[list[Row]]:
+    """The rows of every configuration; with `quick` of those that take seconds."""
+    for name, configuration in CONFIGURATIONS.items():
+        if configuration.quick or not quick:
+            yield measured(name, configuration)
+
+
+def measured(name: str, wish: Configuration) -> list[Row]:
+    """Plan, compile, flash to the emulator, and take some steps there."""
+    import torch
+
+    import sdk
+    from sdk.training.mcu.plan import learner
+
+    x, y = wish.samples()
+    model = sdk.load(wish.net(), example=torch.zeros(1, *x.shape[1:]), name=name)
+    training = sdk.Training(layers=wish.layers, learning_rate=0.01, batch=1)
+    made = learner(wish.device, model, training, x)
+    plan = sdk.plan(wish.device, model, calibration=(x, y), training=training)
+    if not plan.fits:
+        raise RuntimeError(f"{name} does not fit {wish.device}: {plan.shortfall}")
+    with sdk.compile(plan).flash("emulator") as session:
+        session.forget(everything=True)
+        result = session.train(list(zip(x[:STEPS], y[:STEPS], strict=True)), commit=False)
+        learned, stack = session.pull(), session.board.memory().used_bytes
+    steps = result.instructions
+    inference = inference_instructions(wish.device, model, x)
+    wanted = by_torch(made, plan, x[:STEPS], y[:STEPS])
+    case = f"mcu/{name}"
+    return [
+        Row(case, "ram_total_bytes", plan.ram_bytes, "bytes", "lower", {"inference alone": plan.training.inference_ram_bytes}),
+        Row(case, "ram_used_stack_bytes", stack, "bytes", "lower"),
+        Row(case, "training_state_bytes", plan.training.state_bytes, "bytes", "lower"),
+        Row(case, "layers_that_learn", len(plan.training.trained), "layers", "higher"),
+        Row(case, "step_instructions", steps, "instructions", "lower", {"inference": inference}),
+        Row(case, "step_over_inference", steps / inference, "ratio", "lower"),
+        Row(case, "max_relative_error", relative_error(learned, wanted), "fraction", "lower"),
+    ]
+
+
+def inference_instructions(device: str, model: Any, calibration: np.ndarray) -> int:
+    """Of one inference of the int8 net that does not learn, on the emulated board."""
+    import sdk
+
+    with sdk.compile(sdk.plan(device, model, calibration=calibration)).flash("emulator") as session:
+        return int(session.profile().instructions or 0)
+
+
+def by_torch(made: Any, plan: Any, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
+    """Every learned value after the same steps in double precision, behind the same int8 part."""
+    from sdk.golden import check_input
+    from sdk.graph.interpreter import run
+    from sdk.training.mcu.choices import default_choices
+    from sdk.training.mcu.reference import Reference
+
+    step, _ = made.step(default_choices(made))
+    reference, graph = Reference(step.split, step.treatments, step.variables, made.training), step.split.graph
+    for sample, label in zip(x, y, strict=True):
+        values = run(graph, {graph.inputs[0]: check_input(graph[graph.inputs[0]], sample[None])}, keep=True)
+        reference.step({name: values[name] for name in step.split.boundary}, int(label))
+    return dict(reference.arrays())
+
+
+def relative_error(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndarray]) -> float:
+    """Largest difference of a value, relative to the largest value of its tensor; over the tensors that were pulled."""
+    names = [name for name in found if name in wanted]
+    return max(float(np.abs(found[n] - wanted[n]).max() / max(np.abs(wanted[n]).max(), 1e-9)) for n in names)
