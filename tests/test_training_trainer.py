@@ -1,5 +1,6 @@
 """Training a program: against torch's own SGD on the unfolded net, by every method, and what happens when a step goes wrong."""
 
+import copy
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,7 @@ from sdk.planner.training.records import Choice  # noqa: E402
 from sdk.planner.training.spec import Training  # noqa: E402
 from sdk.training.nn.calibrate import Calibration, calibrate, ranks_for  # noqa: E402
 from sdk.training.nn.data import Batches  # noqa: E402
+from sdk.training.nn.plain import PlainTrainer  # noqa: E402
 from sdk.training.nn.program import read_program  # noqa: E402
 from sdk.training.nn.trainer import Trainer  # noqa: E402
 from tests.test_training_program import Odd, settle  # noqa: E402
@@ -66,19 +68,11 @@ def all_of(program, method: str = "exact", **more) -> list[Choice]:
 
 def by_torch(net: nn.Module, program, names: Sequence[str], x, y, steps: int, rate: float, momentum: float = 0.0) -> dict[str, torch.Tensor]:
     """The state after torch's own SGD on the same layers of the unfolded net, batch norms in evaluation mode."""
-    import copy
-
-    net = copy.deepcopy(net).eval()
-    own = dict(net.named_parameters())
-    keys = [key for name in names for key in (program.by_name[name].weight, program.by_name[name].bias) if key]
-    for key, value in own.items():
-        value.requires_grad_(key in keys)
-    optimiser = torch.optim.SGD([own[key] for key in keys], rate, momentum)
+    training = Training(batch=len(x), learning_rate=rate, momentum=momentum, optimiser="momentum" if momentum else "sgd")
+    plain = PlainTrainer(copy.deepcopy(net), program, names, training)
     for _ in range(steps):
-        optimiser.zero_grad()
-        F.cross_entropy(net(x), y).backward()
-        optimiser.step()
-    return net.state_dict()
+        plain.step(x, y)
+    return plain.net.state_dict()
 
 
 def distance(a, b, start) -> float:
@@ -148,6 +142,56 @@ def test_a_weight_that_is_used_twice_moves_once():
     trainer.step(x, y)
     assert distance(trainer.state_dict(), by_torch(net, program, ["twice", "head"], x, y, 1, 0.5), net.state_dict()) < 1e-5
     assert any("used 2 times" in sentence for sentence in trainer.decisions)
+
+
+class Uncommon(nn.Module):
+    """Layers that our functions do not train: an embedding tied to the head, a norm, a transposed and a 3-D convolution."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.norm = nn.Embedding(5, 4), nn.LayerNorm(4)
+        self.up, self.cube = nn.ConvTranspose2d(1, 3, 2), nn.Conv3d(1, 2, 2)
+        self.mix = nn.Linear(4, 4)
+
+    def forward(self, tokens):
+        x = self.norm(self.words(tokens))
+        y = self.cube(self.up(x[:, None])[:, None]).mean((1, 2, 3))
+        return F.linear(self.mix(x.mean(1) + y[:, :4]), self.words.weight)
+
+
+def test_what_has_no_function_of_ours_learns_by_plain_autograd_and_says_so():
+    torch.manual_seed(0)
+    net, x, y = Uncommon().eval(), torch.randint(0, 5, (6, 7)), torch.arange(6) % 5
+    program = read_program(net, x)
+    assert [layer.name for layer in program.layers] == ["mix"] and set(program.plain) == {"words", "norm", "up", "cube"}
+    trainer = Trainer(program, [Choice(name) for name in ("mix", *program.plain)], None, Training(batch=6, micro_batch=4, learning_rate=0.1))
+    for _ in range(3):
+        trainer.step(x, y)
+    optimiser = torch.optim.SGD(net.parameters(), 0.1)
+    start = copy.deepcopy(net.state_dict())
+    for _ in range(3):
+        optimiser.zero_grad()
+        F.cross_entropy(net(x), y).backward()
+        optimiser.step()
+    assert distance(trainer.state_dict(), net.state_dict(), start) < 1e-5
+    assert any("words is no convolution" in sentence and "plain autograd" in sentence for sentence in trainer.decisions)
+
+
+def test_the_first_channels_learn_and_no_others(small, data):
+    net, program = small
+    x, y = data
+    exact = Trainer(program, all_of(program), None, Training(batch=24))
+    some = Trainer(program, all_of(program, "channels", fraction=0.5), None, Training(batch=24, optimiser="momentum"))
+    exact.step(x, y)
+    some.step(x, y)
+    want, got, start = exact.state_dict(), some.state_dict(), net.state_dict()
+    for layer in program.by_name.values():
+        count = round(layer.record.weight_shape[1] / 2) or 1
+        moved, all_moved = got[layer.weight] - start[layer.weight], want[layer.weight] - start[layer.weight]
+        assert torch.allclose(moved[:, :count], all_moved[:, :count], atol=1e-6) and moved.abs().max() > 0
+        assert layer.record.groups > 1 or not moved[:, count:].any()
+    assert some.saved_bytes().batch < exact.saved_bytes().batch
+    assert torch.allclose(some.module()(x), some.predict(x), atol=1e-4)
 
 
 @pytest.mark.parametrize("method", ["fixed", "asi", "hosvd", "svd", "adapter", "bias"])

@@ -12,7 +12,7 @@ from sdk.training.nn import sections
 from sdk.training.nn.learners import Learners
 from sdk.training.nn.program import Step, TrainableProgram
 from sdk.training.nn.recompute import block_run, block_step, blocks
-from sdk.training.nn.rewrite import frozen_run, live_run, widened
+from sdk.training.nn.rewrite import frozen_run, live_run, plain_run, widened
 from sdk.training.nn.sections import Run, Section
 from sdk.training.nn.subspace import merged
 from sdk.training.nn.update import Updates
@@ -29,8 +29,9 @@ class Engine:
 
     def __init__(self, program: TrainableProgram, learners: Learners, updates: Updates) -> None:
         self.program, self.updates = program, updates
-        self._values, self._learners = updates.values, learners.by_layer
-        live = sections.live_steps(program, learners.by_layer)
+        self._learners, self._plain, self._bases = learners.by_layer, frozenset(learners.plain), learners.bases
+        self._values = {**updates.values, **learners.bases, **{key: _leaf(updates, key) for key in learners.plain}}
+        live = sections.live_steps(program, learners.by_layer, learners.plain)
         names = {step.name for step in live}
         frozen = [step for step in program.steps if step.name not in names and step.kind != "scalar"]
         self.live_steps = tuple(live)
@@ -61,7 +62,7 @@ class Engine:
 
     def effective(self) -> dict[str, Tensor]:
         """{key: value} of all that learns, adapters merged into their weights."""
-        values = dict(self._values)
+        values = {key: value for key, value in self.updates.values.items() if not key.endswith("#c")} | self._bases
         for name, learner in self._learners.items():
             if learner.adapter is not None and learner.basis is not None:
                 key = self.program.by_name[name].weight
@@ -111,11 +112,28 @@ class Engine:
 
     def _bound(self, steps: list[Step], learners: Learners, among: Sequence[Step]) -> dict[str, Run]:
         over = sections.overwritable(among, (self.program.output, among[-1].name))
-        return {s.name: live_run(s, self.program, learners.by_layer.get(s.layer), self.updates, self._anchor, s.name in over) for s in steps}
+        return {
+            s.name: plain_run(s) if self._plain.intersection(s.refs)
+            else live_run(s, self.program, learners.by_layer.get(s.layer), self.updates, self._anchor, s.name in over)
+            for s in steps
+        }  # fmt: skip
 
     def _without_graph(self, steps: list[Step], gives: tuple[str, ...]) -> Section:
         over = sections.overwritable(steps, gives)
         return sections.section(steps, {step.name: frozen_run(step, step.name in over) for step in steps}, self.program, gives)
+
+
+def _leaf(updates: Updates, key: str) -> Tensor:
+    """The value as autograd's leaf: its gradient goes to the updates as soon as it is whole, and is not kept."""
+    leaf = updates.values[key].detach().requires_grad_()
+
+    def arrived(value: Tensor) -> None:
+        grad, value.grad = value.grad, None
+        if grad is not None:
+            updates.take(key, grad)
+
+    leaf.register_post_accumulate_grad_hook(arrived)
+    return leaf
 
 
 def _filled(x: Tensor, batch: int | None) -> Tensor:

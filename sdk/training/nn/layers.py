@@ -37,7 +37,7 @@ def lowered(program: Any, origin: Any) -> TrainableProgram:
     return TrainableProgram(
         steps=tuple(steps), values=values, by_name=by_name, input=node.name, input_shape=shape, input_dtype=node.meta["val"].dtype, output=output,
         classes=_classes(steps, output), batch=None if isinstance(symbol, torch.SymInt) else int(symbol), source=source, origin=origin,
-        model_id=model_identity(steps, source), decisions=tuple(notes),
+        model_id=model_identity(steps, source), decisions=tuple(notes), plain=plain_parameters(steps, by_name, source),
     )  # fmt: skip
 
 
@@ -64,6 +64,21 @@ def found_layers(
         activation = follow[0].kind if len(follow) == 1 and follow[0].kind in ACTIVATIONS else ""
         record = _record(name, step, values[key], known[step.args[0].name], bias is not None, activation)
         found[name] = Layer(record, key, bias, (step.name,), folds.get(key))
+    return found
+
+
+def plain_parameters(steps: Sequence[Step], by_name: Mapping[str, Layer], source: Mapping[str, Tensor]) -> dict[str, tuple[str, ...]]:
+    """{module name: keys} of floating parameters that steps of other kinds read: norms, embeddings, transposed convolutions, shared weights.
+
+    Batch norms stay frozen, so theirs are not among them.
+    """
+    ours = {key for layer in by_name.values() for key in (layer.weight, layer.bias)}
+    read = dict.fromkeys(ref for step in steps if step.kind != "batch_norm" for ref in step.refs)
+    found: dict[str, tuple[str, ...]] = {}
+    for key in read:
+        if key in source and key not in ours and source[key].is_floating_point():
+            name = key.rpartition(".")[0] or key
+            found[name] = (*found.get(name, ()), key)
     return found
 
 

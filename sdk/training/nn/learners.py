@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,14 +15,15 @@ from sdk.training.nn import compressors
 from sdk.training.nn.calibrate import Calibration, ranks_for
 from sdk.training.nn.program import Layer, TrainableProgram
 from sdk.training.nn.rewrite import Learner
-from sdk.training.nn.saved import Compressor
+from sdk.training.nn.saved import Compressor, Saved
 
 
 @dataclass(frozen=True)
 class Learners:
     """by_layer: how each trained layer learns. values: copies of what moves, by key. scales: what their gradients are multiplied by.
 
-    together: keys whose gradients are added up first. recomputed: layers whose block keeps its input alone.
+    together: keys whose gradients are added up first. recomputed: layers whose block keeps its input alone. bases: copies of weights of which
+    a part moves, that part being among the values.
     """
 
     by_layer: dict[str, Learner]
@@ -30,7 +31,13 @@ class Learners:
     scales: dict[str, Tensor]
     together: tuple[str, ...]
     recomputed: frozenset[str]
+    bases: dict[str, Tensor]
     decisions: tuple[str, ...]
+
+    @property
+    def plain(self) -> tuple[str, ...]:
+        """Keys of what learns by plain autograd."""
+        return tuple(key for learner in self.by_layer.values() for key in learner.plain)
 
     @property
     def constants(self) -> tuple[Tensor, ...]:
@@ -48,21 +55,32 @@ def learners(program: TrainableProgram, choices: Sequence[Choice], calibration: 
     by_layer: dict[str, Learner] = {}
     values: dict[str, Tensor] = {}
     scales: dict[str, Tensor] = {}
+    bases: dict[str, Tensor] = {}
     together: list[str] = []
     notes: list[str] = []
     for index, choice in enumerate(choices):
         layer = program.by_name.get(choice.layer)
-        if layer is None:
-            raise UsageError(f"the model has no layer {choice.layer!r} that can learn; it has {_some(list(program.by_name))}")
         if choice.layer in by_layer:
             raise UsageError(f"layer {choice.layer} is chosen twice; choose one way for it to learn")
+        if layer is None and choice.layer in program.plain and choice.method != "freeze":
+            keys_of = program.plain[choice.layer]
+            by_layer[choice.layer] = Learner(None, None, plain=keys_of)
+            values.update({key: program.values[key].detach().clone() for key in keys_of})
+            notes.append(f"{choice.layer} is no convolution and no linear layer of its own weight, so it learns by plain autograd, exactly")
+        if layer is None and choice.layer not in program.plain:
+            raise UsageError(f"the model has no layer {choice.layer!r} that can learn; it has {_some([*program.by_name, *program.plain])}")
+        if layer is None:
+            continue
         learner = _learner(layer, choice, calibration, training.seed + index, training.refresh, notes)
         if learner is None:
             continue
         by_layer[choice.layer] = learner
-        for key in (learner.weight, learner.bias):
+        for key in (layer.weight if learner.weight else None, learner.bias):
             if key is not None:
                 values[key] = program.values[key].detach().clone()
+        if learner.channels:
+            bases[layer.weight] = values.pop(layer.weight)
+            values[str(learner.weight)] = bases[layer.weight].narrow(1, 0, learner.channels)  # a view: what moves in it moves the weight
         if learner.adapter is not None and learner.basis is not None:
             shape = program.values[layer.weight].shape
             values[learner.adapter] = torch.zeros(shape[0], learner.basis.shape[1], *shape[2:])
@@ -71,7 +89,7 @@ def learners(program: TrainableProgram, choices: Sequence[Choice], calibration: 
             together += keys(learner)
             notes.append(f"{layer.name} is used {len(layer.steps)} times, so its gradients are added up before it moves")
     again = frozenset(choice.layer for choice in choices if choice.method == "recompute")
-    return Learners(by_layer, values, scales, tuple(together), again, tuple(notes))
+    return Learners(by_layer, values, scales, tuple(together), again, bases, tuple(notes))
 
 
 def _learner(layer: Layer, choice: Choice, calibration: Calibration | None, seed: int, refresh: bool, notes: list[str]) -> Learner | None:
@@ -86,9 +104,35 @@ def _learner(layer: Layer, choice: Choice, calibration: Calibration | None, seed
     if method == "adapter" and layer.record.groups > 1:
         notes.append(f"{layer.name} has {layer.record.groups} groups and few weights, so it learns them exactly instead of an adapter")
         return Learner(layer.weight, layer.bias, compressors.exact())
+    if method == "channels":
+        return _by_channels(layer, choice, notes)
     if method == "adapter":
         return _adapted(layer, choice, calibration, notes)
     return Learner(layer.weight, layer.bias, _compressor(layer, choice, calibration, seed, refresh))
+
+
+def _by_channels(layer: Layer, choice: Choice, notes: list[str]) -> Learner:
+    """The first channels alone learn; their part of the weight has its key with "#c" behind it."""
+    if layer.record.groups > 1:
+        notes.append(f"{layer.name} has {layer.record.groups} groups and few weights, so it learns all of them instead of some channels'")
+        return Learner(layer.weight, layer.bias, compressors.exact(choice.factors))
+    count = max(1, round(layer.record.weight_shape[1] * choice.fraction))
+    return Learner(f"{layer.weight}#c", layer.bias, Channels(count, 1 if layer.record.op == "conv2d" else -1, choice.factors), channels=count)
+
+
+@dataclass
+class Channels:
+    """Keeps the first `count` channels (a linear layer's features) of the input."""
+
+    count: int
+    axis: int
+    factors: str = "float32"
+    name: str = "channels"
+
+    def compress(self, x: Tensor) -> Saved:
+        """A copy of them, of the shape of the whole."""
+        some = x.narrow(self.axis, 0, self.count).contiguous()
+        return replace(compressors.exact(self.factors).compress(some), shape=x.shape)
 
 
 def _adapted(layer: Layer, choice: Choice, calibration: Calibration | None, notes: list[str]) -> Learner:

@@ -81,7 +81,6 @@ class Layer:
     bias: str | None
     steps: tuple[str, ...]
     fold: Fold | None = None
-    ours: bool = True
 
     @property
     def name(self) -> str:
@@ -99,7 +98,8 @@ class TrainableProgram:
     """What `read_program` found. Steps run in order; values are parameters and buffers by their name in the source model, weights folded.
 
     input_shape: of one sample. batch: the fixed batch of a program exported without a dynamic one, else None. classes: of the logits.
-    source: the model's own parameters and buffers, as they were. origin: the module, or the exported program, that was read.
+    plain: {module name: keys} of parameters that no layer of ours uses: they can learn by plain autograd. source: the model's own parameters
+    and buffers, as they were. origin: the module, or the exported program, that was read.
     """
 
     steps: tuple[Step, ...]
@@ -115,6 +115,7 @@ class TrainableProgram:
     origin: Any = field(repr=False)
     model_id: str = ""
     decisions: tuple[str, ...] = ()
+    plain: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def layers(self) -> tuple[LayerRecord, ...]:

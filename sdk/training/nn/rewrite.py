@@ -29,7 +29,9 @@ _INPLACE: dict[str, Callable[[Tensor], Tensor]] = {
 
 @dataclass(frozen=True)
 class Learner:
-    """How a layer learns in its steps. weight, bias: keys that its sink moves, None for what stays. compressor None: the weight stays."""
+    """How a layer learns in its steps. weight, bias: keys that its sink moves, None for what stays. compressor None: the weight stays.
+
+    adapter: key of P, beside its basis U. channels: of the input, that learn. plain: keys that learn by plain autograd."""
 
     weight: str | None
     bias: str | None
@@ -37,6 +39,7 @@ class Learner:
     adapter: str | None = None
     basis: Tensor | None = None
     channels: int = 0
+    plain: tuple[str, ...] = ()
 
 
 def frozen_run(step: Step, overwrite: bool) -> Run:
@@ -56,7 +59,7 @@ def plain_run(step: Step) -> Run:
 
 
 def live_run(step: Step, program: TrainableProgram, learner: Learner | None, updates: Updates, anchor: Tensor, overwrite: bool) -> Run:
-    """A step that a gradient reaches."""
+    """A step that a gradient reaches. A step that reads a value which learns by plain autograd runs as torch has it."""
     if step.kind == "conv2d":
         return _convolution(step, learner, updates, anchor)
     if step.kind == "linear":

@@ -58,9 +58,9 @@ def section(steps: Sequence[Step], runs: Mapping[str, Run], program: TrainablePr
     return Section(bound, reads, tuple(gives))
 
 
-def live_steps(program: TrainableProgram, layers: Iterable[str]) -> list[Step]:
-    """The steps that a gradient reaches: those of the layers that learn, and all that depend on them."""
-    learning, reached = set(layers), set[str]()
+def live_steps(program: TrainableProgram, layers: Iterable[str], keys: Iterable[str] = ()) -> list[Step]:
+    """The steps that a gradient reaches: those of the layers that learn or that read a value of `keys`, and all that depend on them."""
+    learning, reached = set(layers), set(keys)
     live = []
     for step in program.steps:
         if step.kind != "scalar" and (step.layer in learning or reached.intersection(step.refs)):
