@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from sdk.training.nn import decompose, modes  # noqa: E402
+from sdk.training.nn import decompose, modes, sensitivity  # noqa: E402
 from sdk.training.nn.compressors import Refresh, asi, exact, fixed, hosvd, svd  # noqa: E402
+from sdk.training.nn.conv_grad import Geometry, conv_weight_grad  # noqa: E402
 from sdk.training.nn.ranks import WHOLE_FROM, captured, ranks_global, ranks_per_mode  # noqa: E402
 from tests.test_training_functions import ORDERS, normal, smooth, turned  # noqa: E402
 
@@ -236,3 +237,57 @@ def test_leading_directions_of_large_gram_matrices_are_eigenvectors(d):
     assert energies[::-1][: k - 1].sum() < float(gram.trace()) - share * (1 - 1e-3), "no fewer would do"
     best = directions[:, ::-1][:, :k]
     assert np.linalg.norm(best.T @ basis.double().numpy()) ** 2 > 0.98 * k  # the same subspace
+
+
+def background_case():
+    """(x, dy, gradient): the strongest channel direction of x is even light that no gradient meets."""
+    x, dy = smooth(16, 10, 8, 8), smooth(16, 6, 8, 8, seed=3)
+    dy = dy - dy.mean((2, 3), keepdim=True)
+    x = x + 10 * turned(10, 1, seed=4)[:, 0, None, None]  # the same everywhere: its product with dy sums to nothing
+    return x, dy, lambda saved, dy: conv_weight_grad(saved, dy, Geometry(), (1, 1))
+
+
+def test_directions_by_gradient_keep_more_of_it_than_those_by_energy():
+    x, dy, gradient = background_case()
+    exact_grad = gradient(exact().compress(x), dy)
+    energy = modes.unfold_gram(x, 1)
+
+    def loss(basis):
+        return float((gradient(fixed((basis[:, :2], None, None)).compress(x), dy) - exact_grad).square().sum() / exact_grad.square().sum())
+
+    by_gradient = sensitivity.directions(sensitivity.gradient_gram(x, dy, gradient), energy).float()
+    assert torch.allclose(by_gradient.t() @ by_gradient, torch.eye(10), atol=1e-5)
+    assert loss(by_gradient) < 0.5 * loss(decompose.spectrum(energy)[1])
+
+
+def test_sensitivity_is_the_loss_that_is_measured():
+    x, dy, gradient = background_case()
+    exact_grad = gradient(exact().compress(x), dy)
+    bases = [decompose.spectrum(modes.unfold_gram(x, n))[1] for n in (1, 2, 3)]
+    seen = sensitivity.Sensitivity(bases, gradient, features=1)
+    seen.see(x, dy)
+    seen.see(x, torch.zeros_like(dy))  # a batch without gradient says nothing
+    spectra = seen.spectra([modes.unfold_gram(x, n) for n in (1, 2, 3)])
+    for n, spectrum in enumerate(spectra):
+        assert spectrum.min() >= 0 and spectrum.sum() == pytest.approx(1.0, abs=1e-6)
+        energy = (modes.unfold_gram(x, n + 1).double() @ bases[n].double() * bases[n]).sum(0)
+        energy = energy / energy.sum()
+        one = [None, None, None]
+        one[n] = bases[n][:, :1]
+        rest = float((gradient(fixed(one).compress(x), dy) - exact_grad).square().sum() / exact_grad.square().sum())
+        share = sensitivity._ENERGY
+        if rest <= 1:  # the loss with one direction, less than with none
+            assert spectrum[1:].sum() == pytest.approx((1 - share) * rest + share * float(energy[1:].sum()), rel=1e-3, abs=1e-4)
+
+
+def test_refresh_without_a_share_expects_what_the_first_batch_had():
+    first = smooth(16, 24, 8, 8)
+    bases = decompose.plain_hosvd(first, 0.6)[1:]
+    compressor = fixed(bases, refresh=Refresh(every=1))
+    for _ in range(5):
+        compressor.compress(first)
+    assert compressor.refreshes == 0
+    turn = turned(24, seed=8)
+    for _ in range(12):
+        compressor.compress(torch.einsum("bchw,cd->bdhw", first, turn))
+    assert compressor.refreshes > 0
