@@ -46,21 +46,23 @@ class Setup:
 
 
 def setup(net_name: str, layers: str, batches: int = 4) -> Setup:
-    """Build, calibrate on unshifted pictures, and take plain autograd's bytes and gradients on each of `batches` batches."""
+    """The net, calibrated on unshifted pictures, with `batches` batches of shifted ones."""
+    net = training_nets.build(net_name)
+    data = [training_nets.pictures(net_name, BATCH, seed=i) for i in range(batches)]
+    return setup_of(net, net_name, layers, data, batched(*training_nets.clean_pictures(net_name, CALIBRATION)))
+
+
+def setup_of(net: Any, net_name: str, layers: str, data: Sequence[tuple[Any, Any]], known: Sequence[tuple[Any, Any]]) -> Setup:
+    """What plain autograd keeps and computes on each batch of `data`; ours is calibrated on the batches `known`."""
     import torch
 
-    net = training_nets.build(net_name)
     names = training_peers.last(net, layers)
     plain = training_peers.plain(net, names)
-    data = []
-    for i in range(batches):
-        x, y = training_nets.pictures(net_name, BATCH, seed=i)
-        data.append((torch.from_numpy(x), torch.from_numpy(y)))
+    batches = tuple((torch.as_tensor(x), torch.as_tensor(y)) for x, y in data)
     with training_peers.held_bytes(list(plain.net.parameters())) as held:
-        first = training_peers.gradients(plain, *data[0])
-    gradients = (first, *(training_peers.gradients(plain, x, y) for x, y in data[1:]))
-    known = learning(net, batched(*training_nets.clean_pictures(net_name, CALIBRATION)), names)
-    return Setup(net_name, layers, net, plain, tuple(data), known, held[0], gradients)
+        first = training_peers.gradients(plain, *batches[0])
+    gradients = (first, *(training_peers.gradients(plain, x, y) for x, y in batches[1:]))
+    return Setup(net_name, layers, net, plain, batches, learning(net, known, names), held[0], gradients)
 
 
 def training_of(micro: int = 0, rate: float = TINY_RATE) -> Any:

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import har, shifts, train_har, training_peers
+from benchmarks import har, shifts, train_har, training_measure, training_methods, training_peaks, training_peers, training_plot, training_tasks
+from benchmarks.rows import Row
 from tests.data import shared
 
 
@@ -153,3 +154,97 @@ def test_last12_is_twelve_layers_and_the_classifier() -> None:
     net = small_nets.module("mobilenetv2_035")
     names = training_peers.last(net, "last12")
     assert len(names) == 13 and names[-1] == training_peers.layers_of(net)[-1] and len(training_peers.last(net, "all")) == 53
+
+
+# ---- arithmetic ----
+
+
+@pytest.fixture(scope="module")
+def measured() -> training_measure.Setup:
+    net = small_net()
+    data = [(x.numpy(), y.numpy()) for x, y in (batch(training_measure.BATCH), batch(training_measure.BATCH))]
+    return training_measure.setup_of(net, "small", "all", data, data)
+
+
+def test_exact_training_keeps_less_and_goes_the_same_way(measured: training_measure.Setup) -> None:
+    rows = {row.metric: row for row in training_measure.kept_rows(measured, "exact")}
+    assert {row.case for row in rows.values()} == {"small/all/exact"}
+    assert rows["gradient_cosine"].value == pytest.approx(1, abs=1e-5) and rows["saved_bytes_ratio"].value > 1.5
+    assert rows["saved_bytes"].peers["plain"] / rows["saved_bytes"].value == pytest.approx(rows["saved_bytes_ratio"].value)
+    assert rows["prediction_error"].value <= 0.01
+
+
+@pytest.mark.parametrize("method", ["fixed@0.6", "asi@0.6", "hosvd@0.6", "svd@0.6", "adapter@0.6"])
+def test_a_compressed_method_goes_nearly_the_same_way(measured: training_measure.Setup, method: str) -> None:
+    exact = training_measure.kept_rows(measured, "exact")[1].value
+    rows = {row.metric: row.value for row in training_measure.kept_rows(measured, method)}
+    assert 0.4 < rows["gradient_cosine"] < 0.99999 and rows["saved_bytes"] <= exact
+
+
+def test_the_published_method_has_both_accounts(measured: training_measure.Setup) -> None:
+    ratio, size, cosine = training_measure.published_rows(measured, 0.8)
+    assert ratio.case == "small/all/published@0.8" and 0 < cosine.value <= 1
+    assert size.peers["its own accounting"] < size.value
+
+
+def test_methods_are_told_by_name_and_eps() -> None:
+    assert training_methods.parsed("fixed@0.8") == ("fixed", 0.8) and training_methods.parsed("asi") == ("asi", 0.9)
+    with pytest.raises(ValueError, match="method 'fixd' is not known; choose from exact, fixed"):
+        training_methods.parsed("fixd")
+
+
+def test_turns_are_taken_and_the_first_does_not_count() -> None:
+    seen: list[str] = []
+    lowest = training_measure.in_turns([lambda: seen.append("a"), lambda: seen.append("b")], 3)
+    assert "".join(seen) == "abababab" and len(lowest) == 2 and min(lowest) > 0
+
+
+def test_a_fork_tells_what_it_grew_by_and_leaves_nothing_here() -> None:
+    kept: list[bytes] = []
+
+    def make() -> training_peaks.Callable[[], None]:
+        return lambda: kept.append(b"x" * (24 << 20))
+
+    grown = training_peaks.forked_growth(make)
+    assert 47 << 20 < grown < 64 << 20 and not kept  # it ran twice
+
+    def fails() -> training_peaks.Callable[[], None]:
+        raise ValueError("nothing to run")
+
+    with pytest.raises(RuntimeError, match="a measured step failed"):
+        training_peaks.forked_growth(fails)
+
+
+def test_every_epoch_sees_every_sample_once_in_an_order_of_its_own() -> None:
+    batches = list(training_tasks.order(33, 8, 2, seed=1))
+    assert len(batches) == 8 and all(len(b) == 8 for b in batches)
+    first, second = (np.concatenate(batches[i : i + 4]) for i in (0, 4))
+    assert len(set(first)) == len(set(second)) == 32 and not np.array_equal(first, second)
+    assert all(np.array_equal(a, b) for a, b in zip(batches, training_tasks.order(33, 8, 2, seed=1), strict=True))
+
+
+def test_recovery_is_told_against_exact_training_and_full_fine_tuning() -> None:
+    found = {"exact": [0.80, 0.82], "full": [0.90, 0.90], "fixed": [0.79, 0.83]}
+    rows = {row.metric: row for row in training_tasks.task_rows("t", "fixed", 0.5, found)}
+    assert rows["accuracy"].case == "task/t/fixed" and rows["accuracy"].value == pytest.approx(0.81) and rows["accuracy"].peers == {"full": 0.9}
+    assert rows["recovery_points"].value == pytest.approx(0, abs=1e-9) and rows["share_of_full"].value == pytest.approx(0.775)
+    assert rows["accuracy_spread_points"].value == pytest.approx(2 * 2**0.5)
+
+
+def test_every_task_is_told_apart_and_its_methods_are_known() -> None:
+    for name, task in training_tasks.TASKS.items():
+        assert task.name == name and {"exact", "full", "classifier", "fixed"} <= set(task.methods) <= set(training_tasks.METHODS)
+        assert all(task.recipe.rate(method) > 0 for method in task.methods) and task.recipe.batch_of("mcu") == 1
+
+
+def test_the_picture_has_a_point_for_every_eps(tmp_path) -> None:  # type: ignore[no-untyped-def]
+    rows = []
+    for layers in ("last12", "all"):
+        for case, ratio, cosine in (("fixed", 20, 0.95), ("fixed@0.8", 30, 0.9), ("exact", 3, 1.0), ("published", 1.2, 0.9)):
+            name = f"n/{layers}/{case}"
+            rows += [Row(name, "saved_bytes_ratio", ratio, "ratio", "higher"), Row(name, "gradient_cosine", cosine, "", "higher")]
+    assert training_plot.points_of(rows, "n/all/") == {"exact": [(3, 1.0)], "fixed": [(20, 0.95), (30, 0.9)], "published": [(1.2, 0.9)]}
+    training_plot.training_chart(rows, tmp_path / "a.svg", "n")
+    training_plot.training_chart(rows, tmp_path / "b.svg", "n")
+    drawn = (tmp_path / "a.svg").read_text()
+    assert drawn == (tmp_path / "b.svg").read_text() and drawn.startswith("<?xml")
