@@ -130,11 +130,9 @@ def proved(session: Session, inference: Callable[[], VerifyReport], progress: Ca
 
 def _take_steps(session: Session, golden: TrainingGolden, progress: Callable[[str], None] | None) -> tuple[list[float], Mapping[str, np.ndarray]]:
     """(losses, variables) of the golden steps on the session's board."""
-    from sdk.training_session import pull
-
     losses = []
     for number, (x, label) in enumerate(zip(golden.inputs, golden.labels, strict=True), 1):
         if progress:
             progress(f"training step {number} of {len(golden.labels)}")
         losses.append(session.board.train_step(number, label, x.tobytes()).loss)
-    return losses, pull(session, everything=True)
+    return losses, session.pull(everything=True)
