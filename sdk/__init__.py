@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from sdk.model import Model
     from sdk.planner.linux_records import LinuxPlan
     from sdk.planner.plan import Budget, Plan
+    from sdk.planner.training.plan import TrainingPlan
     from targets.device import Device
 
 __version__ = "0.1.0"
@@ -51,16 +52,16 @@ def plan(device: Device | str) -> Budget:
 
 
 @overload
-def plan(device: Device | str, work: Any, **options: Any) -> Plan | LinuxPlan:
+def plan(device: Device | str, work: Any, **options: Any) -> Plan | LinuxPlan | TrainingPlan:
     """Whether and how the model fits."""
 
 
-def plan(device: Device | str, work: Any = None, **options: Any) -> Plan | LinuxPlan | Budget:
+def plan(device: Device | str, work: Any = None, **options: Any) -> Plan | LinuxPlan | TrainingPlan | Budget:
     """What `device` has to spend or, given a model, whether the model fits and how it will lie in memory.
 
     device: a name (`embarq devices`), the path of a device file, or a `Device`.
     work: a `Model`, or anything `load` takes without an example.
-    options: see `sdk.planning.plan_model`: calibration, precision, quant, keep_input, in_place, vectors, compiler; for Linux devices
+    options: see `sdk.planning.plan_model`: calibration, precision, quant, keep_input, in_place, vectors, compiler, training; for Linux devices
     also backend, threads, evaluation, accuracy_drop_points, target.
     Never raises for "too big": look at `plan.fits`, `plan.shortfall` and `plan.mends`.
     """
@@ -69,7 +70,7 @@ def plan(device: Device | str, work: Any = None, **options: Any) -> Plan | Linux
     return plan_device(device, **options) if work is None else plan_model(device, work, **options)
 
 
-def compile(plan: Plan | LinuxPlan, progress: Callable[[str], None] | None = None) -> Artifact:
+def compile(plan: Plan | LinuxPlan | TrainingPlan, progress: Callable[[str], None] | None = None) -> Artifact:
     """Write the artifact that `plan` describes; it decides nothing itself.
 
     progress: called with one short line per thing done.

@@ -71,8 +71,8 @@ def plan_model(
     board = load_device(device)
     if training is not None:
         given = {"keep_input": keep_input, "in_place": not in_place, "vectors": len(vectors) > 0, "quant_report": quant_report}
-        boards_only = {"quant": quant, "precision": precision != "auto" and precision, "compiler": compiler != "zig" and compiler}
-        return _plan_training(board, work, training, calibration, {**given, **boards_only, **linux}, progress)
+        for_boards: dict[str, Any] = {"quant": quant, "precision": precision != "auto" and precision, "compiler": compiler != "zig" and compiler}
+        return _plan_training(board, work, training, calibration, {**given, **for_boards, **linux}, progress)
     model = load(work)
     if board.kind == "linux":
         from sdk.linux import plan_linux
@@ -117,7 +117,7 @@ def _plan_training(board: Device, work: Any, training: Training, calibration: An
         return plan_linux_training(board, model, training, calibration, progress=progress, **options)
     from sdk.training.mcu.plan import plan_training
 
-    quant = {"quant": _options(options.pop("quant"))} if "quant" in options else {}
+    quant: dict[str, Any] = {"quant": _options(options.pop("quant"))} if "quant" in options else {}
     inputs = None if calibration is None else labelled_data(calibration)[0]
     return plan_training(board, model, training, inputs, **quant, **options)
 

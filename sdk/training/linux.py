@@ -12,11 +12,12 @@ import numpy as np
 from sdk.errors import DataError, UsageError
 from sdk.planner.assess import main_memory
 from sdk.planner.training.make import Case, make_training_plan
-from sdk.planner.training.options import AUTO, COMPRESSED, EPS_GRID
+from sdk.planner.training.options import AUTO, EPS_GRID
 from sdk.planner.training.plan import TrainingPlan
 from sdk.planner.training.rates import rates_of, runtime_of
 from sdk.planner.training.spec import Training
 from sdk.planner.training.walk import walk_of
+from sdk.planner.training.workspace import COMPRESSED
 
 if TYPE_CHECKING:
     from targets.device import Device

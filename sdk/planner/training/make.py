@@ -86,7 +86,10 @@ def budget_of(case: Case, training: Training) -> int:
 
 
 def solve(case: Case, training: Training, budget: int) -> Solved:
-    """The most valuable choices within the budget, at the largest micro-batch that allows them; else the smallest choice there is."""
+    """The most valuable choices within the budget; else the smallest choice there is.
+
+    The largest micro-batch that comes within a thousandth of the best gain is taken: fewer passes are faster.
+    """
     wanted = wanted_layers(case.records, training.layers)
     tried: list[tuple[Setting, tuple[tuple[Option, ...], ...], Chosen | None, Chosen]] = []
     for batch in _micro_batches(case, training):
@@ -114,7 +117,7 @@ def wanted_layers(records: tuple[LayerRecord, ...], asked: Any) -> frozenset[str
         unknown = [name for name in asked if name not in names]
         if unknown or not asked:
             what = repr(unknown[0]) if unknown else "nothing"
-        raise UsageError(f"training layers name {what}, and the model's layers are {', '.join(names)}; name some of these")
+            raise UsageError(f"training layers name {what}, and the model's layers are {', '.join(names)}; name some of these")
         return frozenset(asked)
     if asked == "auto":
         return None

@@ -14,15 +14,13 @@ from sdk.planner.training.records import Choice, LayerRecord
 from sdk.planner.training.spec import Training
 from sdk.planner.training.walk import Op, Walk
 from sdk.planner.training.work import UNIT, Rates, Work, layer_class, layer_work
+from sdk.planner.training.workspace import backward_workspace, convolution_bytes, forward_workspace
 
 #: Ranks of a layer's modes, batch first, for a method at a share of energy.
 RankRule = Callable[[LayerRecord, str, float], tuple[int, ...]]
 EPS_GRID = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99)
 #: Methods that `method="auto"` looks at. hosvd and svd take as many bytes as a batch happens to need, so they must be asked for by name.
 AUTO = ("bias", "adapter", "fixed", "asi", "exact")
-COMPRESSED = ("fixed", "asi", "hosvd", "svd", "adapter")
-#: Values that a weight gradient's pieces are made of at once, as `sdk.training.nn.conv_grad` has it.
-_CHUNK_BYTES = 4 << 19
 
 
 @dataclass(frozen=True)
@@ -73,15 +71,17 @@ class Setting:
     def prefix_bytes(self) -> tuple[int, ...]:
         """For each layer, the most bytes alive in the frozen part when training starts at it.
 
-        A few samples pass at a time; what they hand over is collected, and joined to one batch at the end.
+        A few samples pass at a time; what they hand over is collected in one batch.
         """
         live, chunk = forward_live(self.walk, frozen=True), min(self.chunk, self.batch)
         high, found = 0, []
         for layer in range(-1, len(self.records)):
             if layer >= 0:
                 crossing = self.bytes_of(self.crossing(self.walk.layer_at[layer]))
-                found.append(max(high + crossing, 2 * crossing) if chunk < self.batch else high)
-            here = (sum(self.walk.size_of(name, chunk) for name in live[at]) for at in self.spans.get(layer, range(0)))
+                found.append(high + crossing if chunk < self.batch else high)
+            here = [sum(self.walk.size_of(name, chunk) for name in live[at]) for at in self.spans.get(layer, range(0))]
+            if layer >= 0:
+                here[0] += convolution_bytes(self.records[layer], chunk)
             high = max([high, *here])
         return tuple(found)
 
@@ -140,31 +140,12 @@ class Setting:
         forward = [self.bytes_of(self.live[p] - stored) for p in span]
         forward[0] += forward_workspace(record, choice, self.batch)
         backward = [self.back[p] for p in span]
-        backward[0] += backward_workspace(record, choice, self.batch) - (self.walk.size_of(x, self.batch) if first else 0)
+        backward[0] += backward_workspace(record, choice, self.batch, first) - (self.walk.size_of(x, self.batch) if first else 0)
         return max(*forward, *backward)
 
     def _moved(self, index: int) -> int:
         """Bytes that the operations behind the layer read and write, forward and backward."""
         return 4 * sum(self.walk.size_of(self.walk.ops[at].name, self.batch) for at in self.spans[index][1:] if self.walk.ops[at].kind != "view")
-
-
-def forward_workspace(record: LayerRecord, choice: Choice, batch: int) -> int:
-    """What compressing needs beside its result: the input after its first projection, while the next one is made."""
-    if choice.method not in COMPRESSED or not choice.ranks:
-        return 0
-    shape = kept.shape_of(record, batch)
-    shares = sorted(rank / d for rank, d in zip(choice.ranks, shape, strict=True) if rank)
-    size = 4 * batch * record.input_size
-    return round(size * shares[0]) if len(shares) > 1 else 0
-
-
-def backward_workspace(record: LayerRecord, choice: Choice, batch: int) -> int:
-    """The weight gradient, and pieces of the input made again for windows larger than one."""
-    if choice.method in ("freeze", "bias"):
-        return 0
-    gradient = 4 * kept.learning_weights(record, choice)
-    again = min(_CHUNK_BYTES, 4 * batch * record.input_size) if choice.method in COMPRESSED and layer_class(record) in ("window", "depthwise") else 0
-    return gradient + again
 
 
 def value(record: LayerRecord, choice: Choice) -> float:

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from sdk.planner.training import kept
 from sdk.planner.training.live import backward_live, kept_beside, kept_storages, needing
-from sdk.planner.training.options import Setting, backward_workspace, forward_workspace
+from sdk.planner.training.options import Setting
 from sdk.planner.training.records import Choice, LayerRecord
 from sdk.planner.training.walk import Op, Walk
+from sdk.planner.training.workspace import backward_workspace, forward_workspace
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def _forward(setting: Setting, by_layer: Mapping[int, Choice], first: int, items
     for at in range(first, len(walk.ops)):
         op = walk.ops[at]
         stored = {key for position, key, _ in items if position <= at}
-        work = forward_workspace(setting.records[op.layer], by_layer[op.layer], batch) if op.layer in by_layer else 0
+        work = forward_workspace(setting.records[op.layer], _choice(setting, by_layer, op), batch) if op.layer >= 0 else 0
         kept_bytes = _held(items, at)
         found.append((kept_bytes + setting.bytes_of(setting.live[at] - stored) + work + added, kept_bytes, added, f"{op.name}, forward"))
     total = _held(items) + loss_bytes(walk, batch)
@@ -140,7 +141,7 @@ def _backward(setting: Setting, by_layer: Mapping[int, Choice], first: int, item
     for at in range(len(walk.ops) - 1, first - 1, -1):
         op, kept_bytes = walk.ops[at], _held(items, at)
         choice = by_layer.get(op.layer)
-        work = backward_workspace(setting.records[op.layer], choice, batch) if choice is not None else 0
+        work = backward_workspace(setting.records[op.layer], _choice(setting, by_layer, op), batch, at == first) if op.layer >= 0 else 0
         found.append((kept_bytes + gradients[at] + work + added, kept_bytes, added, f"{op.name}, backward"))
         if choice is not None and not setting.micro:
             added += _learning(setting, [choice]) * setting.undo_copies
@@ -148,6 +149,11 @@ def _backward(setting: Setting, by_layer: Mapping[int, Choice], first: int, item
         added *= 1 + setting.undo_copies
     found.append((added, 0, added, "the update"))
     return found
+
+
+def _choice(setting: Setting, by_layer: Mapping[int, Choice], op: Op) -> Choice:
+    """How the layer of this operation learns, or that it does not."""
+    return by_layer.get(op.layer) or Choice(setting.records[op.layer].name, "freeze")
 
 
 def _learning(setting: Setting, choices: Iterable[Choice]) -> int:
