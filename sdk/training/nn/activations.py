@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
@@ -69,7 +70,7 @@ class _Masked(torch.autograd.Function):
     """An activation whose slope is `scale` where `passes(x)` holds and 0 elsewhere."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, passes: Callable[[Tensor], Tensor], act: Callable[[Tensor, bool], Tensor], scale: float, inplace: bool) -> Tensor:
+    def forward(ctx: Any, x: Tensor, passes: Callable[[np.ndarray], np.ndarray], act: Callable[[Tensor, bool], Tensor], scale: float, inplace: bool) -> Tensor:
         laid = _laid(x)
         ctx.save_for_backward(masks.pack(laid, passes))
         ctx.scale, ctx.last = scale, channels_last(laid)
@@ -147,16 +148,16 @@ def _laid(x: Tensor) -> Tensor:
     return x if x.is_contiguous() or channels_last(x) else dense(x).contiguous()
 
 
-def _positive(x: Tensor) -> Tensor:
+def _positive(x: np.ndarray) -> np.ndarray:
     return x > 0
 
 
-def _inside_six(x: Tensor) -> Tensor:
-    return (x > 0).logical_and_(x < 6)
+def _inside_six(x: np.ndarray) -> np.ndarray:
+    return (x > 0) & (x < 6)
 
 
-def _inside_three(x: Tensor) -> Tensor:
-    return (x > -3).logical_and_(x < 3)
+def _inside_three(x: np.ndarray) -> np.ndarray:
+    return (x > -3) & (x < 3)
 
 
 def _relu(x: Tensor, inplace: bool) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from sdk.training.nn.modes import FEW, cross, mode_product, unfold_gram
-from sdk.training.nn.ranks import WHOLE_FROM, ranks_per_mode
+from sdk.training.nn.ranks import SHORT, WHOLE_FROM, ranks_per_mode
 
 #: Gram matrices up to this size are decomposed whole; larger ones by a few block iterations, whose cost falls with the rank wanted.
 _WHOLE_SIZE = 64
@@ -58,7 +58,7 @@ def sequential_hosvd(x: Tensor, eps: float, ranks: Sequence[int] = (), blocks: d
     budget = (1.0 - eps) * float(torch.linalg.vector_norm(x)) ** 2
     for place, mode in enumerate(ORDER[x.dim()]):
         d, rank = x.shape[mode], ranks[mode] if ranks else 0
-        if (ranks and _is_whole(rank, d)) or d <= SHORT:
+        if _is_whole(rank, d) if ranks else d <= SHORT:
             continue
         share = budget * _SHARES[x.dim()][place]
         found = _in_block(x, mode, share, rank, blocks) if blocks is not None and mode in blocks else None
@@ -115,8 +115,6 @@ def iterate(x: Tensor, bases: Sequence[Tensor | None], whole: bool = False) -> t
 ORDER = {2: (1, 0), 3: (2, 1, 0), 4: (1, 3, 2, 0)}
 #: Share of the remaining budget that each mode in ORDER may spend.
 _SHARES = {2: (0.7, 1.0), 3: (0.6, 0.5, 1.0), 4: (0.6, 0.35, 0.5, 1.0)}
-#: Modes up to this length stay whole: hardly anything can be cut, and looking for it costs a pass.
-SHORT = 4
 #: Longer modes are searched from the last batch's directions.
 _WARM_FROM = 32
 

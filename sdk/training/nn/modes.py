@@ -97,7 +97,10 @@ def project(x: Tensor, bases: Bases) -> Tensor:
     steps = sorted((n for n, basis in enumerate(bases) if basis is not None), key=lambda n: _shrink(bases[n]))
     if x.dim() == 4 and bases[1] is not None:
         steps = sorted(steps, key=(1, 3, 2, 0).index)
-    for n in steps:
+    for place, n in enumerate(steps):
+        if n == 3 and x.dim() == 4 and bases[2] is not None and x.is_contiguous():
+            x = pair_product(x, bases[2], _given(bases[3]))
+            return _one_by_one(x, bases, steps[place + 2 :])
         x = mode_product(x, _given(bases[n]), n)
         if n == 1 and x.dim() == 4 and len(steps) > 1 and x.shape[1] < FEW:
             x = x.contiguous()  # rows and columns of few channels are badly multiplied between them, and what is left is small

@@ -8,6 +8,8 @@ import numpy as np
 
 #: A mode that would keep this share of its components or more is left whole: its basis and the product with it cost more than they save.
 WHOLE_FROM = 0.75
+#: Modes up to this length are left whole: on small maps a cut of rows or columns saves little and costs a product.
+SHORT = 4
 #: Ranks tried per mode in the exact search; longer modes are tried at this many ranks, evenly spread over powers.
 _TRIED = 96
 
@@ -26,7 +28,7 @@ def ranks_global(spectra: Sequence[np.ndarray], shape: Sequence[int], eps: float
     The energy lost by cutting several modes is at most the sum of what each cut loses, so that sum is held under the budget. All ranks of
     all modes but the longest are tried, and the longest takes the least rank that the rest of the budget allows: the optimum, not a greedy guess.
     Values counted: the core of one sample times `samples`, and the bases once (constant), or the core and the bases once (shape with the batch).
-    shape: length of each mode. Modes with rank >= 0.75 of their length are left whole.
+    shape: length of each mode. Modes of up to 4, and with a rank >= 0.75 of their length, are left whole.
     """
     if not 0 < eps <= 1:
         raise ValueError(f"a share of energy of {eps} is not possible; give one above 0 and at most 1")
@@ -39,7 +41,7 @@ def ranks_global(spectra: Sequence[np.ndarray], shape: Sequence[int], eps: float
     left = (1.0 - eps) * (1 + 1e-9) + 1e-12 - sum((tails[n][ranks[n]] for n in others), np.zeros(count))
     # tails fall with the rank: the least rank whose tail is at most what is left of the budget
     least = np.searchsorted(-tails[longest], -left, side="left")
-    least = np.where(least >= WHOLE_FROM * shape[longest], shape[longest], np.maximum(least, 1))
+    least = np.where((least >= WHOLE_FROM * shape[longest]) | (shape[longest] <= SHORT), shape[longest], np.maximum(least, 1))
     ranks = {n: np.tile(r, 2) for n, r in ranks.items()}
     ranks[longest] = np.concatenate([least, np.full(count, shape[longest])])  # its basis may cost more than it saves
     best = int(np.argmin(np.where(np.tile(left, 2) < 0, np.inf, _values(ranks, shape, samples if constant else 1))))
@@ -73,7 +75,7 @@ def _tail(spectrum: np.ndarray, length: int) -> np.ndarray:
 
 def _candidates(length: int) -> np.ndarray:
     """Ranks worth trying: 1 up to below 0.75 of the length, and the whole length."""
-    most = max(0, int(np.ceil(WHOLE_FROM * length)) - 1)
+    most = 0 if length <= SHORT else int(np.ceil(WHOLE_FROM * length)) - 1
     ranks = np.arange(1, most + 1) if most <= _TRIED else np.unique(np.geomspace(1, most, _TRIED).round().astype(int))
     return np.append(ranks, length)
 
