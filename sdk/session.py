@@ -188,13 +188,13 @@ class Session:
 
     def pull(self, everything: bool = False) -> dict[str, np.ndarray]:
         """What the board has learned: name -> values, as the plan's training names them; with `everything` the optimiser's own, too."""
-        from sdk.training_session import pull
+        from sdk.training_values import pull
 
         return pull(self, everything)
 
     def push(self, values: Mapping[str, Any]) -> None:
         """Put values into the board's variables, such as `pull` gave them, on this or on another board. Raises `DataError`."""
-        from sdk.training_session import push
+        from sdk.training_values import push
 
         push(self, values)
 
@@ -204,9 +204,16 @@ class Session:
 
     def forget(self, everything: bool = False) -> Kept:
         """Back to the values committed last, or the firmware's; with `everything` to the firmware's, the copies in flash erased."""
-        from sdk.training_session import forget
+        from sdk.training_values import forget
 
         return forget(self, everything)
+
+    def trained_artifact(self, progress: Progress | None = None) -> Artifact:
+        """This artifact with what the board has learned: its firmware untouched, the values beside it. Opened on a board that has learned
+        nothing yet, as an emulated one, it brings them there; a board that has keeps its own."""
+        from sdk.training_values import trained_artifact
+
+        return trained_artifact(self, progress)
 
     def profile(self, *inputs: Any) -> Profile:
         """Cost of one inference by layer; random inputs unless given."""
@@ -230,8 +237,12 @@ class Session:
         if "training" not in self.artifact.manifest:
             return self._verify(golden, progress)
         from sdk.training.mcu.golden import proved
+        from sdk.training_values import bring, take_back
 
-        return proved(self, lambda: self._verify(golden, progress), progress)
+        take_back(self)
+        report = proved(self, lambda: self._verify(golden, progress), progress)
+        bring(self)
+        return report
 
     def _verify(self, golden: Golden | None, progress: Progress | None) -> VerifyReport:
         golden = golden or self.artifact.golden
@@ -283,7 +294,20 @@ def _difference(wanted: np.ndarray, got: np.ndarray) -> float:
 
 
 def open_session(artifact: Artifact, target: str) -> Session:
-    """The artifact on `target`: "emulator" starts the plan's device with its firmware; anything else is a link to a board that runs it."""
+    """The artifact on `target`: "emulator" starts the plan's device with its firmware; anything else is a link to a board that runs it.
+    Values that were trained come along (`Session.trained_artifact`)."""
+    from sdk.training_values import bring
+
+    session = _open(artifact, target)
+    try:
+        bring(session)
+    except BaseException:
+        session.close()
+        raise
+    return session
+
+
+def _open(artifact: Artifact, target: str) -> Session:
     if target == "emulator":
         from firmware_bridge.emulator import EmulatedBoard, EmulatorLink
 

@@ -1,29 +1,27 @@
 """Training on a microcontroller from the host: sample after sample goes there, losses come back, the values stay on the board.
 
-`sdk.session.Session.train`, `.pull` and `.push` are these functions. One sample is one update; what was learned is in the board's RAM
-until it is committed to its flash.
+`sdk.session.Session.train` is this. One sample is one update; what was learned is in the board's RAM until it is committed to its flash.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from collections.abc import Callable, Iterable, Iterator, Sequence, Sized
+from dataclasses import dataclass, field, fields, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sdk.errors import DataError, TrainingDiverged, UsageError, VersionMismatch
+from sdk.errors import DataError, TrainingDiverged, UsageError
 from sdk.golden import check_input
 from sdk.train_result import TrainResult, TrainStep
+from sdk.training_values import NUMPY, learns
 
 if TYPE_CHECKING:
-    from firmware_bridge.training import Kept
     from sdk.session import Session
 
 Sample = tuple[tuple[bytes, ...], int]
-NUMPY = {"float32": "<f4", "int8": "i1", "int16": "<i2", "int32": "<i4"}
 
 
 @dataclass(frozen=True)
@@ -55,21 +53,13 @@ class Wish:
 class Course:
     """How far training has come."""
 
+    each: int = 0  # samples of an epoch; 0: not known
     losses: list[float] = field(default_factory=list)
     instructions: int | None = None
     ended: str = "done"
     best: float = -1.0
     best_epoch: int = 0
     best_values: list[bytes] = field(default_factory=list)
-
-
-def learns(session: Session) -> Mapping[str, Any]:
-    """The manifest's entry on training. Raises `UsageError` for an artifact made for inference only."""
-    if "training" not in session.artifact.manifest:
-        raise UsageError(
-            f"{session.artifact.name} was compiled for inference only; compile it with training=sdk.Training(...) (or --train) to let it learn"
-        )
-    return dict(session.artifact.manifest["training"])
 
 
 def train(session: Session, stream: Any, labels: Any = None, **options: Any) -> TrainResult:
@@ -80,8 +70,8 @@ def train(session: Session, stream: Any, labels: Any = None, **options: Any) -> 
     if unknown:
         raise UsageError(f"training has no option {unknown[0]}; it has {', '.join(f.name for f in fields(Wish))}")
     wish = Wish(**{"learning_rate": float(told.get("learning_rate", 0.01)), "momentum": float(told.get("momentum", 0.0)), **options})
-    read, held = _samples(session, stream, labels, wish)
-    began, course = time.monotonic(), Course()
+    read, held, each = _samples(session, stream, labels, wish)
+    began, course = time.monotonic(), Course(each)
     session.board.train_start(wish.learning_rate, wish.momentum)
     before = _accuracy(session, held)
     accuracy = _epochs(session, read, held, wish, course)
@@ -98,10 +88,10 @@ def _epochs(session: Session, read: Callable[[], Iterator[Sample]], held: Sequen
     """Every epoch until it is done or asked to stop; the held-out accuracy of the values that are left on the board."""
     accuracy = None
     for epoch in range(1, wish.epochs + 1):
-        last = _epoch(session, read, epoch, wish, course)
+        last = _epoch(session, read, epoch, wish, course, judged=bool(held))
         accuracy = _accuracy(session, held)
-        if last is not None and accuracy is not None and wish.on_step:
-            wish.on_step(TrainStep(last.step, epoch, last.loss, last.accuracy, accuracy))
+        if last is not None and held and wish.on_step:
+            wish.on_step(replace(last, held_out=accuracy))
         if wish.patience and accuracy is not None:
             _remember(session, accuracy, epoch, course)
             if epoch - course.best_epoch >= wish.patience and course.ended == "done":
@@ -121,10 +111,10 @@ def _remember(session: Session, accuracy: float, epoch: int, course: Course) -> 
         course.best_values = [session.board.read_variable(i) for i in range(session.board.train_info().variable_count)]
 
 
-def _epoch(session: Session, read: Callable[[], Iterator[Sample]], epoch: int, wish: Wish, course: Course) -> TrainStep | None:
-    """One pass over the samples; its last step, None when there was none."""
+def _epoch(session: Session, read: Callable[[], Iterator[Sample]], epoch: int, wish: Wish, course: Course, judged: bool) -> TrainStep | None:
+    """One pass over the samples; its last step, None when there was none. judged: that step is told by the caller, with its accuracy."""
     done: TrainStep | None = None
-    for inputs, label in read():
+    for at, (inputs, label) in enumerate(read(), 1):
         number = len(course.losses) + 1
         if number == 1 and session.emulated is not None:
             session.emulated.clear_counts()
@@ -134,11 +124,12 @@ def _epoch(session: Session, read: Callable[[], Iterator[Sample]], epoch: int, w
         if not math.isfinite(answer.loss):
             raise _diverged(session, number, answer.loss, wish.learning_rate)
         course.losses.append(answer.loss)
-        done = TrainStep(number, epoch, answer.loss, float(answer.predicted == label))
-        if wish.on_step:
-            wish.on_step(done)
+        done = TrainStep(number, epoch, answer.loss, float(answer.predicted == label), of=wish.epochs * course.each)
         if wish.early_stop and wish.early_stop(done):
             course.ended = "early stop"
+        if wish.on_step and not (judged and (at == course.each or course.ended != "done")):
+            wish.on_step(done)
+        if course.ended != "done":
             break
     return done
 
@@ -152,21 +143,22 @@ def _diverged(session: Session, number: int, loss: float, rate: float) -> Traini
 # -- samples -----------------------------------------------------------------------------------------------------------
 
 
-def _samples(session: Session, stream: Any, labels: Any, wish: Wish) -> tuple[Callable[[], Iterator[Sample]], list[Sample]]:
-    """What gives the samples of one epoch, each checked as it is read, and those held back. Raises `DataError`."""
+def _samples(session: Session, stream: Any, labels: Any, wish: Wish) -> tuple[Callable[[], Iterator[Sample]], list[Sample], int]:
+    """What gives the samples of one epoch, each checked as it is read, those held back, and how many an epoch has, 0 where it does not tell.
+    Raises `DataError`."""
     source = _pairs(stream, labels)
     if isinstance(source, Iterator) and (wish.epochs > 1 or wish.held_out):
         raise DataError("the stream can be read only once, and epochs or held-back samples need it again; give a list or arrays")
     if not wish.held_out:
-        return lambda: _checked(session, source), []
+        return lambda: _checked(session, source), [], len(source) if isinstance(source, Sized) else 0
     every = list(_checked(session, source))
     if not every:
-        return lambda: iter(()), []
+        return lambda: iter(()), [], 0
     from sdk.remote_training import hold_back
 
     rows = hold_back(np.arange(len(every)), np.array([label for _, label in every]), wish.held_out, wish.seed)
     kept, held = [every[i] for i in rows.x], [every[i] for i in rows.held_x]
-    return lambda: iter(kept), held
+    return lambda: iter(kept), held, len(kept)
 
 
 def _pairs(stream: Any, labels: Any) -> Iterable[Any]:
@@ -215,58 +207,3 @@ def _accuracy(session: Session, held: Sequence[Sample]) -> float | None:
         output = session.board.run(*inputs).outputs[0]
         right += int(np.argmax(np.frombuffer(output, NUMPY[session.outputs[0].dtype]))) == label
     return right / len(held)
-
-
-# -- values ------------------------------------------------------------------------------------------------------------
-
-
-def pull(session: Session, everything: bool = False) -> dict[str, np.ndarray]:
-    """The values on the board by the names the plan gave them: see `Session.pull`."""
-    return {
-        row["name"]: np.frombuffer(session.board.read_variable(i), NUMPY[row["dtype"]]).reshape(row["shape"]).copy()
-        for i, row in enumerate(_rows(session))
-        if everything or _learnt(row)
-    }
-
-
-def push(session: Session, values: Mapping[str, Any]) -> None:
-    """Put values into the board's variables: see `Session.push`."""
-    rows = {row["name"]: (i, row) for i, row in enumerate(_rows(session))}
-    ready = [(rows[name][0], _fitting(rows[name][1], value)) for name, value in values.items() if _known(name, rows)]
-    for index, array in ready:
-        session.board.write_variable(index, array.tobytes())
-
-
-def _known(name: str, rows: Mapping[str, Any]) -> bool:
-    if name not in rows:
-        raise DataError(f"the board has no variable {name}; it has {', '.join(rows)}")
-    return True
-
-
-def _fitting(row: Mapping[str, Any], value: Any) -> np.ndarray:
-    array = np.asarray(value)
-    if list(array.shape) != list(row["shape"]):
-        raise DataError(f"variable {row['name']} was given {list(array.shape)} and has {list(row['shape'])}; reshape it")
-    if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise DataError(f"the values for {row['name']} hold NaN or infinity; leave them out")
-    if not np.can_cast(array.dtype, np.dtype(row["dtype"]), "same_kind"):
-        raise DataError(f"variable {row['name']} was given {array.dtype} and holds {row['dtype']}; convert them first")
-    return np.ascontiguousarray(array, NUMPY[row["dtype"]])
-
-
-def _rows(session: Session) -> list[Mapping[str, Any]]:
-    """The manifest's variables, in the firmware's order. Raises `VersionMismatch` when the firmware has others."""
-    rows, count = list(learns(session)["variables"]), session.board.train_info().variable_count
-    if len(rows) != count:
-        raise VersionMismatch(f"the firmware on {session.board.name} has {count} variables and this artifact {len(rows)}; flash this artifact's firmware")
-    return rows
-
-
-def _learnt(row: Mapping[str, Any]) -> bool:
-    return not row.get("momentum") and row.get("part") != "hyper"
-
-
-def forget(session: Session, everything: bool = False) -> Kept:
-    """Drop what was learned: see `Session.forget`."""
-    learns(session)
-    return session.board.forget(everything)

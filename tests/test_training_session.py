@@ -2,7 +2,7 @@
 
 import shutil
 import subprocess
-from types import SimpleNamespace
+from dataclasses import dataclass, field
 
 import cbor2
 import numpy as np
@@ -17,6 +17,7 @@ from firmware_bridge.smp import TRAINING_REFUSALS, Refused
 from sdk.errors import DataError, LinkError, TrainingDiverged, UsageError, VersionMismatch
 from sdk.graph.ir import Quant, Tensor
 from sdk.session import Session
+from sdk.training_values import bring, take_back
 from tests.bridge.board import DEVICE, HERE, INCLUDES, LoopbackLink
 from tests.bridge.learning import CLASSES, ID, INPUTS, SCALE, LearnerLink, Reference, emulated, hyper, samples, values
 
@@ -28,6 +29,18 @@ def tensor(name, shape, dtype, quant=None):
     return Tensor(name, shape, dtype, quant)
 
 
+@dataclass(frozen=True)
+class Made:
+    """What a session asks of an artifact."""
+
+    manifest: dict
+    files: dict = field(default_factory=dict)
+    name: str = "learner"
+
+    def tensors(self, side):
+        return {"inputs": (tensor("x", (1, INPUTS), "int8", Quant((SCALE,), (0,))),), "outputs": (tensor("scores", (1, CLASSES), "float32"),)}[side]
+
+
 def artifact(**more):
     rows = [
         {"name": "dense.weight", "layer": "dense", "part": "weight", "shape": [CLASSES, INPUTS], "dtype": "float32", "momentum": False},
@@ -35,11 +48,7 @@ def artifact(**more):
         {"name": "count", "layer": "", "part": "bias", "shape": [1], "dtype": "float32", "momentum": True},
     ]
     manifest = {"plan_id": ID.hex(), "steps": [], "training": {"learning_rate": RATE, "momentum": 0.0, "variables": rows}, **more}
-    sides = {
-        "inputs": (tensor("x", (1, INPUTS), "int8", Quant((SCALE,), (0,))),),
-        "outputs": (tensor("scores", (1, CLASSES), "float32"),),
-    }
-    return SimpleNamespace(manifest=manifest, name="learner", tensors=lambda side: sides[side])
+    return Made(manifest)
 
 
 @pytest.fixture
@@ -62,7 +71,7 @@ def test_training_is_what_the_mathematics_says(session):
     assert result.steps == 80 and result.ended == "done" and result.accuracy is None and result.instructions is None
     assert np.allclose(result.losses, [loss for loss, _ in wanted], rtol=1e-4, atol=1e-6)
     assert [step.accuracy for step in told] == [float(p == Y[i % 40]) for i, (_, p) in enumerate(wanted)]
-    assert [(step.step, step.epoch) for step in told] == [(i + 1, 1 + i // 40) for i in range(80)]
+    assert [(step.step, step.epoch, step.of) for step in told] == [(i + 1, 1 + i // 40, 80) for i in range(80)]
     pulled = session.pull()
     assert list(pulled) == ["dense.weight", "dense.bias"]
     assert np.allclose(pulled["dense.weight"], net.weight, rtol=1e-4, atol=1e-5) and np.allclose(pulled["dense.bias"], net.bias, rtol=1e-4, atol=1e-5)
@@ -90,7 +99,10 @@ def test_training_goes_on_from_the_values_there_are(session):
 
 
 def test_held_back_samples_judge_and_are_not_learned_from(session):
-    result = session.train(X, Y, epochs=3, held_out=0.25, seed=1)
+    told = []
+    result = session.train(X, Y, epochs=3, held_out=0.25, seed=1, on_step=told.append)
+    assert [step.step for step in told] == list(range(1, 91)) and {step.of for step in told} == {90}
+    assert [step.step for step in told if step.held_out is not None] == [30, 60, 90] and told[-1].held_out == result.accuracy
     assert result.held_out + result.steps // 3 == 40 and result.held_out == 10
     assert result.accuracy_before is not None and result.accuracy > result.accuracy_before and result.accuracy >= 0.8
 
@@ -142,6 +154,47 @@ def test_an_emulated_board_counts_the_instructions_of_a_step():
         assert np.allclose(session.pull()["dense.weight"], net.weight, rtol=1e-4, atol=1e-5)
         session.board.reset()
         assert np.allclose(session.pull()["dense.weight"], net.weight, rtol=1e-4, atol=1e-5)
+
+
+def reopened(made, link):
+    """A session as `open_session` begins it."""
+    session = Session(made, BoardSession(link))
+    bring(session)
+    return session
+
+
+def test_an_artifact_brings_what_was_trained_to_a_board_that_has_learned_nothing(session):
+    session.train(X, Y)
+    made = session.trained_artifact()
+    assert {f"trained/{i}.npy" for i in range(3)} == set(made.manifest["files"]) == set(made.files) and made.manifest["trained"] == {"variables": 3}
+    link = LearnerLink()
+    other = reopened(made, link)
+    assert np.array_equal(other.pull()["dense.weight"], session.pull()["dense.weight"]) and other.board.train_info().sequence == 1
+    other.train(X[:3], Y[:3])
+    newer = other.pull()
+    link.start()
+    assert np.array_equal(reopened(made, link).pull()["dense.weight"], newer["dense.weight"])  # what the board learned since stays
+
+
+def test_a_board_that_cannot_commit_gets_the_trained_values_at_every_start(session):
+    session.train(X, Y)
+    made, link = session.trained_artifact(), LearnerLink(slot_bytes=0)
+    other = reopened(made, link)
+    assert np.array_equal(other.pull()["dense.bias"], session.pull()["dense.bias"]) and other.board.train_info().changed
+    take_back(other)  # as a proof does, which begins from the firmware's values
+    assert not other.board.train_info().changed and np.array_equal(other.pull()["dense.bias"], np.float32([0.25, -0.5, 0.125]))
+    bring(other)
+    other.train(X[:1], Y[:1])
+    take_back(other)  # what was learned since is not the artifact's, and stays
+    assert other.board.train_info().changed
+
+
+def test_an_artifact_without_its_trained_files_says_so(session):
+    session.train(X, Y)
+    made = session.trained_artifact()
+    del made.files["trained/1.npy"]
+    with pytest.raises(DataError, match=r"the artifact of learner lacks trained/1\.npy, which holds trained values; train it again"):
+        reopened(made, LearnerLink())
 
 
 # -- what the host refuses -----------------------------------------------------------------------------------------------
