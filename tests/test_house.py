@@ -20,10 +20,10 @@ PACKAGES = ("sdk", "firmware_bridge", "targets")
 #: A module may import from its own floor and from those below. The longest prefix of a module's name that stands here counts.
 FLOORS = {
     "sdk.errors": 0, "sdk.__version__": 0, "sdk.runner": 0, "targets": 0, "firmware_bridge": 1, "sdk.graph": 2, "sdk.data": 2.5, "sdk.golden": 2.5,
-    "sdk.passes": 3, "sdk.kernels": 3.5, "sdk.runtime": 3.5, "sdk.planner": 4, "sdk.backends": 5, "sdk.training": 5, "sdk.training.payload": 5.6, "sdk.training.mcu.golden": 6,
-    "sdk.model": 5.5, "sdk.linux": 5.6, "sdk.planning": 5.7, "sdk.bundle": 5.5, "sdk.zipapp": 5.5, "sdk.train_result": 5.5, "sdk.remote_training": 6,
-    "sdk.session": 6, "sdk.training_session": 6, "sdk.training_values": 6, "sdk.training_artifact": 6, "sdk.remote": 6, "sdk.artifact": 6,
-    "sdk.device_rates": 6.6, "sdk": 6.5, "sdk.commands": 7, "sdk.cli": 7,
+    "sdk.passes": 3, "sdk.kernels": 3.5, "sdk.runtime": 3.5, "sdk.planner": 4, "sdk.backends": 5, "sdk.training": 5, "sdk.training.payload": 5.6,
+    "sdk.training.mcu.golden": 6, "sdk.model": 5.5, "sdk.linux": 5.6, "sdk.planning": 5.7, "sdk.bundle": 5.5, "sdk.zipapp": 5.5,
+    "sdk.train_result": 5.5, "sdk.remote_training": 6, "sdk.session": 6, "sdk.training_session": 6, "sdk.training_values": 6,
+    "sdk.training_artifact": 6, "sdk.remote": 6, "sdk.artifact": 6, "sdk.device_rates": 6.6, "sdk": 6.5, "sdk.commands": 7, "sdk.cli": 7,
 }  # fmt: skip
 #: Imported only inside the functions that need them, so that a user installs only what a device asks for.
 HEAVY = {
