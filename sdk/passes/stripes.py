@@ -47,7 +47,7 @@ def striped(graph: Graph, names: Sequence[str], count: int) -> Graph:
     """`graph` with the chain of layers `names` computed in `count` stripes. Raises UsageError for what is no chain, or too many stripes."""
     nodes = {node.name: node for node in graph.nodes}
     chain = [nodes[name] for name in names if name in nodes]
-    if len(chain) != len(names) or not any(set(names) <= set(run) for run in chains(graph)):
+    if not any(tuple(names) == run[i : i + len(names)] for run in chains(graph) for i in range(len(run))):
         raise UsageError(f"{', '.join(names)} are no chain of layers; choose from sdk.passes.stripes.chains(graph)")
     height = graph[chain[-1].outputs[0]].shape[1]
     if not 1 < count <= height:
