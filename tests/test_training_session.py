@@ -492,3 +492,25 @@ def test_whatever_comes_the_bridge_touches_its_own_memory_only(tmp_path, buffer,
     assert done.returncode == 0, done.stderr[-2000:]
     answers = [cbor2.loads(answer[8:]) for answer in FrameReader().feed(done.stdout)]
     assert len(answers) == frames.count(b"\x06\x09") and sum("pred" in answer for answer in answers) >= 100
+
+
+@pytest.mark.long
+@pytest.mark.qemu
+def test_qemu_trains_to_the_same_bits():
+    """A second opinion on the emulated board, on the protocol, and on a board whose flash keeps nothing (QEMU's is read-only)."""
+    from tests.bridge.firmware import learner
+    from tests.qemu import Qemu
+
+    learned = []
+    for name in ("mps2-an386", "netduinoplus2"):
+        _, emulator = emulated(name)
+        machine = BoardSession(Qemu(name, learner(name), icount=False), timeout_s=40.0, run_timeout_s=60.0)
+        for board in (emulator, machine):
+            board.train_start(RATE)
+            for i in range(12):
+                board.train_step(i + 1, int(Y[i]), X[i].tobytes())
+            learned.append(values(board))
+        with pytest.raises(Refused, match="there is no flash set aside" if name == "mps2-an386" else "the flash does not keep what is written"):
+            machine.commit()
+        machine.close()
+    assert all(np.array_equal(a, b) for other in learned[1:] for a, b in zip(learned[0], other, strict=True))

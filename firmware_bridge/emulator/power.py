@@ -9,7 +9,8 @@ from typing import Any
 from firmware_bridge.emulator.flash import Controller, FlashArray
 from firmware_bridge.emulator.flash_nordic import Nvmc
 from firmware_bridge.emulator.flash_rp2 import BootRom
-from firmware_bridge.emulator.flash_stm32 import BankFlash, PageFlash, SectorFlash
+from firmware_bridge.emulator.flash_stm32 import PageFlash, SectorFlash
+from firmware_bridge.emulator.flash_stm32h7 import BankFlash
 from firmware_bridge.emulator.memory import BoardMemory
 from targets.device import Device
 
