@@ -115,11 +115,11 @@ def _plan_training(board: Device, work: Any, training: Training, calibration: An
     model = load(work, labelled_data(calibration)[0][:1]) if is_module else load(work)
     if board.kind == "linux":
         return plan_linux_training(board, model, training, calibration, progress=progress, **options)
-    from sdk.training.mcu.plan import plan_training
+    from sdk.training.boards import plan_board_training
 
     quant: dict[str, Any] = {"quant": _options(options.pop("quant"))} if "quant" in options else {}
-    inputs = None if calibration is None else labelled_data(calibration)[0]
-    return plan_training(board, model, training, inputs, **quant, **options)
+    data = None if calibration is None else labelled_data(calibration)
+    return plan_board_training(board, model, training, data, progress, **quant, **options)
 
 
 def _refuse_options(given: Mapping[str, Any], known: Sequence[str], board: Device) -> None:

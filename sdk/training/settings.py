@@ -11,6 +11,7 @@ from typing import Any
 from sdk.errors import UsageError
 from sdk.planner.training.records import Choice
 from sdk.planner.training.spec import Training
+from sdk.training.heap import keep_tight
 
 #: Files of the payload.
 PROGRAM, SETTINGS, CALIBRATION = "program.pt2", "training.json", "calibration.npz"
@@ -50,6 +51,8 @@ def open_trainer(folder: Path) -> tuple[Any, str]:
     from sdk.training.nn.trainer import Trainer
 
     choices, training, threads = read_settings((payload / SETTINGS).read_bytes())
+    if training.budget_bytes:  # a budget was planned for a heap that gives freed tensors back at once
+        keep_tight()
     calibration = None
     if (payload / CALIBRATION).is_file():
         from sdk.training.nn.calibrate import Calibration

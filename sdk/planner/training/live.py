@@ -9,10 +9,10 @@ from itertools import pairwise
 from sdk.planner.training.walk import ALIASES, Op, Walk
 
 #: Bits an operation keeps for its backward for each value of its result: masks, slopes, indices of maxima.
-RESULT_BITS: Mapping[str, int] = {"relu": 1, "relu6": 1, "hardsigmoid": 1, "hardswish": 16, "max_pool2d": 8}
+RESULT_BITS: Mapping[str, int] = {"relu": 1, "relu6": 1, "hardsigmoid": 1, "hardswish": 16, "gelu": 16, "silu": 16, "max_pool2d": 8}
 #: Operations that keep their own result, or what they read.
 KEEPS_RESULT = ("sigmoid", "tanh", "softmax")
-KEEPS_INPUT = ("gelu", "silu", "layer_norm", "mul", "attention")
+KEEPS_INPUT = ("layer_norm", "mul", "attention")
 #: Kinds whose backward hands the gradient on as it is.
 _PASSES_ON = (*ALIASES, "add")
 

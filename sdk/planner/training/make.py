@@ -154,7 +154,9 @@ def _setting(case: Case, training: Training, batch: int) -> Setting:
     methods = AUTO if training.method == "auto" else (training.method,)
     grid = EPS_GRID if training.method == "auto" else (training.eps,)
     rates = case.rates or UNIT
-    return Setting(case.walk, case.records, training, case.rank_rule, batch, batch < training.batch, True, case.chunk, rates, methods, grid)
+    return Setting(
+        case.walk, case.records, training, case.rank_rule, batch, batch < training.batch, chunk=case.chunk, rates=rates, methods=methods, eps_grid=grid
+    )
 
 
 def _micro_batches(case: Case, training: Training) -> Iterator[int]:
@@ -251,6 +253,10 @@ def _decisions(case: Case, training: Training, solved: Solved, budget: int) -> I
         yield f"A batch of {training.batch} goes through in {parts} parts of {solved.setting.batch}, whose gradients are added up: that fits, or gains, more."
     if training.layers == "auto" or training.method == "auto":
         yield "Of all selections that were allowed, none gains more within the budget: the choice is exact, on bytes."
+    if training.budget_bytes is None:
+        yield "No budget was given, so freed memory stays with the process for speed: its heap may hold up to twice what the step itself needs."
+    else:
+        yield "Freed tensors are given back at once (a fixed mmap threshold), so that the budget holds; new pages make steps slower."
     if any(o.choice.method in ("fixed", "adapter") for o in learning):
         yield "Bases of fixed subspaces and adapters come from the calibration data and are held as constants, whatever the batch."
     if any(o.choice.method in ("hosvd", "svd") for o in learning):

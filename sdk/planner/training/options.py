@@ -28,7 +28,8 @@ class Setting:
     """Everything that options are computed from, for one size of batch.
 
     batch: samples that go forward and back at once. micro: that is less than a step's batch, so gradients are added up.
-    undo: values before the step are kept until it is over. chunk: samples that pass the frozen part at once.
+    undo: values before the step are kept until it is over. copies: layers need the workspace that torch's libraries do,
+    which a microcontroller's kernels do not. chunk: samples that pass the frozen part at once.
     """
 
     walk: Walk
@@ -38,6 +39,7 @@ class Setting:
     batch: int = 1
     micro: bool = False
     undo: bool = True
+    copies: bool = True
     chunk: int = 8
     rates: Rates = field(default=UNIT, repr=False)
     methods: tuple[str, ...] = AUTO
@@ -138,9 +140,11 @@ class Setting:
         stored = {name for p in span for name in kept_storages(self.walk, self.walk.ops[p])}
         stored |= {self.walk.storage[x]} if choice.method == "exact" else set()
         forward = [self.bytes_of(self.live[p] - stored) for p in span]
-        forward[0] += forward_workspace(record, choice, self.batch)
         backward = [self.back[p] for p in span]
-        backward[0] += backward_workspace(record, choice, self.batch, first) - (self.walk.size_of(x, self.batch) if first else 0)
+        backward[0] -= self.walk.size_of(x, self.batch) if first else 0
+        if self.copies:
+            forward[0] += forward_workspace(record, choice, self.batch)
+            backward[0] += backward_workspace(record, choice, self.batch, first)
         return max(*forward, *backward)
 
     def _moved(self, index: int) -> int:
