@@ -67,6 +67,9 @@ def live_run(step: Step, program: TrainableProgram, learner: Learner | None, upd
     if step.kind in MASKED:
         act, first = MASKED[step.kind], step.refs[0]
         return lambda env: act(env[first], overwrite)
+    if step.kind in ("gelu", "silu") and len(step.args) == 1:
+        act, options, first = (activations.gelu if step.kind == "gelu" else activations.silu), dict(step.kwargs), step.refs[0]
+        return lambda env: act(env[first], **options)
     if step.kind == "batch_norm":
         return _norm(step, program)
     if step.kind in lean.KINDS:
@@ -107,9 +110,9 @@ def _linear(step: Step, learner: Learner | None, updates: Updates, anchor: Tenso
 
 def _norm(step: Step, program: TrainableProgram) -> Run:
     """A batch norm that could not be folded: scale and shift, of which only the scale is kept."""
-    scale, shift = (v.float().reshape(-1, *[1] * (len(step.shape or ()) - 2)) for v in scale_and_shift(step, program.values))
+    scale, shift = (v.float() for v in scale_and_shift(step, program.values))
     first = step.refs[0]
-    return lambda env: torch.addcmul(shift, env[first], scale)
+    return lambda env: activations.scale_shift(env[first], scale, shift)
 
 
 def _getter(bias: Ref | None) -> Callable[[Mapping[str, Any]], Tensor | None]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 import torch
@@ -50,7 +51,8 @@ class Updates:
 
     def take(self, key: str, grad: Tensor) -> None:
         """One gradient, of any shape with the value's size. Raises TrainingDiverged where it is not finite."""
-        grad = grad.reshape(self.values[key].shape)
+        if grad.shape != self.values[key].shape:
+            grad = grad.reshape(self.values[key].shape)
         if self._all_together or key in self._together:
             if key in self._waiting:
                 self._waiting[key].add_(grad)
@@ -78,16 +80,17 @@ class Updates:
         self._waiting, self._before = {}, {}
 
     def _move(self, key: str, grad: Tensor) -> None:
-        with torch.no_grad():
-            value, velocity = self.values[key], self.velocities.get(key)
-            if self._undo:
-                self._before[key] = value.clone(), None if velocity is None else velocity.clone()
-            if key in self.scales:
-                grad = grad * self.scales[key]
-            if velocity is not None:
-                grad = velocity.mul_(self.momentum).add_(grad)
+        value, velocity, scale = self.values[key], self.velocities.get(key), self.scales.get(key)
+        if self._undo:
+            self._before[key] = value.clone(), None if velocity is None else velocity.clone()
+        if velocity is not None:
+            velocity.mul_(self.momentum)
+            grad, scale = (velocity.add_(grad) if scale is None else velocity.addcmul_(grad, scale)), None
+        if scale is None:
             value.add_(grad, alpha=-self.learning_rate)
+        else:
+            value.addcmul_(grad, scale, value=-self.learning_rate)
 
     def _finite(self, key: str, grad: Tensor) -> None:
-        if not bool(torch.isfinite(torch.linalg.vector_norm(grad))):
+        if not math.isfinite(float(grad.sum())):  # any NaN or infinity is in the sum
             raise TrainingDiverged(f"the gradient of {key} is not finite, so the step was undone; lower the learning rate ({self.learning_rate:g})")
