@@ -37,6 +37,7 @@ class Case:
     values: Mapping[str, np.ndarray]
     isa: frozenset[str] = frozenset()
     overlap: int | None = None  # index of the input that shares memory with the output
+    apart: int = 0  # bytes more between the two than the kernel asks for
 
     @property
     def node(self) -> Node:
@@ -52,7 +53,7 @@ class Case:
 
     def with_call(self, call: Call) -> Case:
         """The same case, computed by another call."""
-        case = Case(self.graph, self.values, self.isa, self.overlap)
+        case = Case(self.graph, self.values, self.isa, self.overlap, self.apart)
         case.__dict__["call"] = call
         return case
 
@@ -88,7 +89,7 @@ class Layout:
             (out,) = outs
             name = case.node.inputs[case.overlap]
             shared = case.graph[name]
-            distance = -(-case.call.overlap[case.overlap] // 4) * 4
+            distance = -(-case.call.overlap[case.overlap] // 4) * 4 + case.apart
             base = at + max(0, -distance)
             offsets[out.name], offsets[name] = base, base + distance
             at = max(base + out.size_bytes, base + distance + shared.size_bytes)

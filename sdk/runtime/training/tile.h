@@ -43,6 +43,14 @@ typedef struct {
 
 void embarq_multiply(const embarq_product *product);
 
+/* out = add, or zeros where that is NULL. From the front: add may lie where out lies, or anywhere behind its start. */
+static inline void embarq_start_with(float *out, const float *add, int32_t count)
+{
+    for (int32_t i = 0; out != add && i < count; i++) {
+        out[i] = add ? add[i] : 0.0f;
+    }
+}
+
 /* The bits of the upper end of an activation: 0 without one (low is not 0), else those of `high`. */
 static inline int32_t embarq_high_bits(float low, float high)
 {

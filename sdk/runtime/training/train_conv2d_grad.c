@@ -19,12 +19,10 @@ typedef struct {
     float *columns;
     int32_t first, count; /* input pixels of this tile */
     float *out;           /* [count][in_c] */
-    const float *base;
-    int32_t base_step;
 } work;
 
-/* Add what came through one tap. 0 when that is nothing. */
-static void add_tap(work *k, int32_t tap)
+/* Add what came through one tap. */
+static void add_tap(const work *k, int32_t tap)
 {
     const embarq_window *w = &k->p->window;
     const int32_t step = w->kernel_h * w->kernel_w * w->in_c;
@@ -37,12 +35,10 @@ static void add_tap(work *k, int32_t tap)
     for (int32_t c = 0; any && c < w->out_c; c += k->p->chunk) {
         const int32_t count = w->out_c - c < k->p->chunk ? w->out_c - c : k->p->chunk;
         const embarq_product product = {
-            k->columns, count, k->view, c * step + tap * w->in_c, step, 1, 0, k->base, k->out, k->base_step, w->in_c, w->in_c, k->count, 0,
+            k->columns, count, k->view, c * step + tap * w->in_c, step, 1, 0, k->out, k->out, w->in_c, w->in_c, w->in_c, k->count, 0,
         };
         embarq_columns(pixels, count, k->view.scales ? k->view.scales + c : 0, k->columns);
         embarq_multiply(&product);
-        k->base = k->out;
-        k->base_step = w->in_c;
         for (int32_t p = 0; p < k->count; p++) {
             pixels[p] = pixels[p] ? pixels[p] + count : 0;
         }
@@ -55,25 +51,13 @@ void embarq_train_conv2d_grad(const void *params, const embarq_memory *memory)
     const embarq_window *w = &p->window;
     const int32_t pixels = w->batch * w->in_h * w->in_w, taps = w->kernel_h * w->kernel_w;
     const float *add = p->has_add ? embarq_at(memory, p->add) : 0;
-    work k = {p, embarq_view_of(memory, &p->weights), embarq_at(memory, p->input), embarq_at(memory, p->scratch), 0, 0, embarq_at(memory, p->output), 0, 0};
+    work k = {p, embarq_view_of(memory, &p->weights), embarq_at(memory, p->input), embarq_at(memory, p->scratch), 0, 0, embarq_at(memory, p->output)};
 
+    embarq_start_with(k.out, add, pixels * w->in_c);
     for (; k.first < pixels; k.first += EMBARQ_TILE, k.out += EMBARQ_TILE * w->in_c) {
-        const int32_t left = pixels - k.first;
-        k.count = left < EMBARQ_TILE ? left : EMBARQ_TILE;
-        if (!add) {
-            for (int32_t i = 0; i < k.count * w->in_c; i++) {
-                k.out[i] = 0.0f;
-            }
-        }
-        k.base = add ? add + k.first * w->in_c : k.out;
-        k.base_step = w->in_c;
+        k.count = pixels - k.first < EMBARQ_TILE ? pixels - k.first : EMBARQ_TILE;
         for (int32_t tap = 0; tap < taps; tap++) {
             add_tap(&k, tap);
-        }
-        if (k.base != k.out) { /* no tap went anywhere */
-            for (int32_t i = 0; i < k.count * w->in_c; i++) {
-                k.out[i] = k.base[i];
-            }
         }
     }
 }

@@ -24,11 +24,8 @@ void embarq_train_head_grad(const void *params, const embarq_memory *memory)
     const float *add = p->has_add ? embarq_at(memory, p->add) : 0;
     const uint8_t *mask = embarq_at(memory, p->mask);
     float *columns = embarq_at(memory, p->scratch), *out = embarq_at(memory, p->output); /* [batch][pixels][in_c] */
-    const int32_t size = p->batch * p->pixels * p->in_c;
 
-    for (int32_t i = 0; i < size; i++) {
-        out[i] = add ? add[i] : 0.0f;
-    }
+    embarq_start_with(out, add, p->batch * p->pixels * p->in_c);
     for (int32_t n = 0; n < p->batch; n++, dy += p->out_c) {
         for (int32_t first = 0; first < p->pixels; first += EMBARQ_TILE) {
             const int32_t pixels = p->pixels - first < EMBARQ_TILE ? p->pixels - first : EMBARQ_TILE;
