@@ -9,6 +9,7 @@ import pytest
 torch = pytest.importorskip("torch")
 F = torch.nn.functional
 
+from sdk.training.nn import conv_grad  # noqa: E402
 from sdk.training.nn import functions as ours  # noqa: E402
 from sdk.training.nn.activations import KEPT_BITS  # noqa: E402
 from sdk.training.nn.compressors import asi, exact, fixed, hosvd, svd  # noqa: E402
@@ -136,10 +137,11 @@ def test_linear_gradients_for_two_to_four_dimensions(shape):
         assert error(got[0], want[0]) < 1e-5 and error(got[2], want[2]) < 1e-5
 
 
-def test_a_large_batch_is_worked_in_pieces_with_the_same_result():
-    x, w, b = smooth(20, 12, 64, 64), normal(12, 1, 3, 3), normal(12)  # 12 * 64 * 64 values a sample: ten samples at a time
+def test_a_large_batch_is_worked_in_pieces_with_the_same_result(monkeypatch):
+    monkeypatch.setattr(conv_grad, "CHUNK", 12 * 40 * 40 * 3)  # three samples at a time
+    x, w, b = smooth(20, 12, 40, 40), normal(12, 1, 3, 3), normal(12)
     geometry = Geometry((2, 2), (1, 1, 1, 1), (1, 1), 12)
-    compressor = fixed((turned(12, 4), turned(64, 9), None))
+    compressor = fixed((turned(12, 8), turned(40, 9), None))
     _, want = gradients(reference(geometry), (compressor.compress(x).reconstruct(), w, b))
     _, got = gradients(lambda *t: ours.conv2d(*t, geometry, compressor), (x, w, b))
     assert error(got[1], want[1]) < 1e-5

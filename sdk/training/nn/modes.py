@@ -48,7 +48,7 @@ FEW = 32
 def mode_product(x: Tensor, basis: Tensor, mode: int) -> Tensor:
     """`x` with mode `mode` of length d turned into one of length K: sum_i x[.., i, ..] basis[i, k]. basis: [d, K]. Keeps the memory order."""
     if x.dim() == 4 and mode == 1 and (channels_last(x) or x.shape[2] * x.shape[3] < MANY):
-        return F.conv2d(x, basis.t()[:, :, None, None])
+        return F.conv2d(x, basis.t().unsqueeze(2).unsqueeze(3))
     x = dense(x)
     order = memory_order(x)
     at = order.index(mode)
@@ -132,6 +132,9 @@ def _one_by_one(x: Tensor, bases: Bases, modes: Sequence[int]) -> Tensor:
 def cross(x: Tensor, y: Tensor) -> Tensor:
     """[C, K]: the sum over samples and positions of x [B, C, P, Q] times y [B, K, P, Q]."""
     positions = x.shape[2] * x.shape[3]
+    last = channels_last(x) and channels_last(y)
+    if last and x.shape[0] * positions <= 4096 and min(x.shape[1], y.shape[1]) >= 16:
+        return x.permute(0, 2, 3, 1).reshape(-1, x.shape[1]).t() @ y.permute(0, 2, 3, 1).reshape(-1, y.shape[1])
     if positions < MANY or channels_last(x) or channels_last(y):
         return weight_grad_by_onednn(y, x, (1, 1))[:, :, 0, 0]
     return torch.bmm(x.reshape(-1, x.shape[1], positions), y.reshape(-1, y.shape[1], positions).transpose(1, 2)).sum(0)

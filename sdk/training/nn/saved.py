@@ -6,7 +6,7 @@ A tensor with modes of lengths d_n is held in Tucker form: core x_0 U_0 x_1 U_1 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -53,11 +53,11 @@ class Saved:
 
     def without_tensors(self) -> Saved:
         """The description alone: what a graph node keeps while autograd holds the tensors."""
-        return replace(self, tensors=())
+        return self.with_tensors(())
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> Saved:
         """The reverse of `without_tensors`."""
-        return replace(self, tensors=tuple(tensors))
+        return Saved(self.shape, self.dtype, tuple(tensors), self.constants, self.batch_modes, self.kind)
 
     def _width(self) -> int:
         return 2 if self.kind == "int8" else 1
