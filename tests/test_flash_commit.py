@@ -363,6 +363,15 @@ def test_the_other_compiler_makes_the_same_of_it(name: str, compiler: str) -> No
     assert same(values(session), kept)
 
 
+def test_a_model_that_does_not_learn_is_linked_without_any_of_it(tmp_path) -> None:
+    from sdk.backends.firmware import images
+    from tests.bridge.firmware import learner
+
+    names = ("embarq_training_group", "embarq_training_begin", "embarq_store_commit", "board_flash_erase", "board_flash_program", "board_flash_read")
+    plain, learning = images.symbols(build("stm32f405", tmp_path)), images.symbols(learner("stm32f405"))
+    assert not [name for name in names if name in plain] and all(name in learning for name in names)
+
+
 def test_a_board_without_a_driver_learns_and_refuses_to_commit(tmp_path) -> None:
     board, session = emulated("mps2-an386")
     train(session, 0)
