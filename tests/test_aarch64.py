@@ -5,6 +5,7 @@ The host's runs of the same artifact are the reference. Times and peak memory me
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
@@ -67,6 +68,34 @@ def test_an_artifact_gives_there_what_it_gives_here(machine, net, tmp_path, engi
     assert np.abs(have - want).max() <= tolerance * np.abs(want).max()
     if (engine, precision) == ("native", "int8"):
         assert tolerance == 0 and have.tobytes() == want.tobytes()
+
+
+@pytest.fixture(scope="module")
+def executorch_runner(machine: Machine) -> str:
+    """The path there of a program on the C++ runtime of executorch's aarch64 wheel: its Python wants torch, 427 MB."""
+    from sdk.backends.firmware.toolchain import zig_binary
+
+    wheel, program = machine.root / "opt/embarq/executorch", machine.folder / "executorch_runner"
+    includes = [f"-I{wheel}/include", f"-I{wheel}/include/executorch/runtime/core/portable_type/c10", "-DC10_USING_CUSTOM_GENERATED_MACROS"]
+    libraries = [f"-lexecutorch{part}" for part in ("", "_kernels_optimized", "_kernels_quantized", "_backend_xnnpack", "_threadpool")]
+    link = ["-Wl,--no-as-needed", f"-L{wheel}/lib", *libraries, "-Wl,--allow-shlib-undefined", "-Wl,-rpath,/opt/embarq/executorch/lib"]
+    flags = ["-target", "aarch64-linux-gnu.2.31", "-mcpu=generic", "-std=c++17", "-O2", "-w", "-fno-sanitize=undefined"]
+    source = ROOT / "tests" / "executorch_runner.cpp"
+    subprocess.run([str(zig_binary()), "c++", *flags, *includes, str(source), *link, "-o", str(program)], check=True, capture_output=True)
+    return machine.inside("executorch_runner")
+
+
+@pytest.mark.parametrize("precision", ["float32", "int8"])
+def test_an_executorch_program_gives_there_what_it_gives_here(machine, net, executorch_runner, tmp_path, precision):
+    artifact = compiled(net, "executorch", precision, tmp_path / "artifact")
+    there = machine.put(tmp_path / "artifact", f"executorch-{precision}") + f"/{artifact.manifest['entry']}"
+    fresh = [np.ascontiguousarray(x) for x in net[1][32:36]]
+    with artifact.flash("local") as session:
+        want = np.array([session.run(x) for x in fresh])
+    done = machine.program(executorch_runner, there, stdin=b"".join(x.tobytes() for x in fresh))
+    assert done.returncode == 0, done.stderr.decode()[-500:]
+    have = np.frombuffer(done.stdout, np.float32).reshape(want.shape)
+    assert np.ptp(want) > 0 and np.abs(have - want).max() <= artifact.manifest["golden"]["tolerance"] * np.abs(want).max()
 
 
 def test_the_machine_is_what_it_says(machine, net, tmp_path):

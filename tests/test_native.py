@@ -290,3 +290,34 @@ def test_an_index_that_leads_nowhere_is_refused(tmp_path: Path, index: bytes, er
 def test_wrong_threads_and_options_are_refused(tmp_path: Path, threads: int, options: dict[str, int], sentence: str) -> None:
     with pytest.raises(BadRequest, match=re.escape(sentence)):
         open_engine("native", str(tmp_path / "native.json"), threads, options)
+
+
+# ---- the kernels written for processors with vectors ----
+
+
+def test_convolutions_of_every_geometry_give_the_interpreters_bytes(tmp_path: Path) -> None:
+    """Strides, dilations, groups, multipliers, borders, channels that fill no block: side by side in one graph, one library."""
+
+    class Many(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            conv = torch.nn.Conv2d
+            self.parts = torch.nn.ModuleList([
+                conv(12, 5, 1), conv(12, 9, 3, padding=1), conv(12, 7, 3, 2, padding=2), conv(12, 6, 3, dilation=2, padding=3), conv(12, 10, (1, 5), (2, 1)),
+                conv(12, 12, 3, groups=3), conv(12, 18, 3, padding=1, groups=6), conv(12, 12, 3, padding=1, groups=12), conv(12, 12, 5, 2, 3, groups=12),
+                conv(12, 36, 3, padding=1, groups=12), conv(12, 12, 3, 1, 2, 2, groups=12), torch.nn.Sequential(conv(12, 70, 1), conv(70, 70, 3, groups=70)),
+            ])  # fmt: skip
+
+        def forward(self, x: Any) -> Any:
+            return tuple(part(x) for part in self.parts)
+
+    torch.manual_seed(0)
+    x = np.random.default_rng(0).standard_normal((6, 1, 12, 9, 11)).astype("float32")
+    model = sdk.load(Many().eval(), example=torch.zeros(1, 12, 9, 11), name="many")
+    graph = native.graph_of(model, "int8", list(x))
+    functions = {call.function for call in lay_out(graph).calls}
+    assert {"embarq_conv2d_s8", "embarq_depthwise_s8"} <= functions
+    engine = opened(tmp_path, native.emit(model, INT8, list(x), machines=(HERE,)))
+    for sample in (x[0], 50 * x[1]):
+        have, want = engine.run([sample]), interpreted(graph, [sample])
+        assert len(have) == 12 and [a.tobytes() for a in have] == [a.tobytes() for a in want]

@@ -59,10 +59,14 @@ class Machine:
 
     def python(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
         """`python3 ARGUMENTS` there."""
+        return self.program("/usr/bin/python3.11", *arguments, stdin=stdin)
+
+    def program(self, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
+        """A program there with its arguments."""
         name, processor = QEMU[self.kind]
         qemu = [f"/usr/bin/{name}", "-cpu", processor]
         settings = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin", "PYTHONPATH": "/opt/embarq/site", "HOME": "/", "OMP_NUM_THREADS": "1"}
-        command = ["chroot", str(self.root), *qemu, "/usr/bin/python3.11", *arguments]
+        command = ["chroot", str(self.root), *qemu, *arguments]
         return subprocess.run(command, input=stdin, capture_output=True, timeout=RUN_S, env=settings, check=False)
 
     def runner(self, command: str, folder: str) -> tuple[int, dict[str, Any], str]:

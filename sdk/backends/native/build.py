@@ -58,10 +58,16 @@ def sources(laid: Laid) -> dict[str, bytes]:
     files = {f"include/{NAME}.h": model_header(NAME, laid.graph, arena).encode(), "model.c": text.encode()}
     files |= {f"include/{path.name}": path.read_bytes() for path in sorted((RUNTIME / "include").glob("*.h"))}
     files |= {f"include/{path.name}": path.read_bytes() for path in sorted((RUNTIME / "kernels").glob("*.h"))}
-    files |= {path.name: path.read_bytes() for path in kernel_sources(laid.calls)}
+    files |= {path.name: _of_this_kind(path).read_bytes() for path in kernel_sources(laid.calls)}
     files["native.c"] = (RUNTIME / "native" / "native.c").read_bytes()
     files |= {f"{name}.bin": content for name, content in blobs.items()}
     return files | ({"constants.S": _constants(blobs).encode()} if blobs else {})
+
+
+def _of_this_kind(kernel: Path) -> Path:
+    """The kernel of that name written for processors with vectors and caches, where there is one."""
+    other = RUNTIME / "native" / kernel.name
+    return other if other.is_file() else kernel
 
 
 def _constants(blobs: Mapping[str, bytes]) -> str:
