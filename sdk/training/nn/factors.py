@@ -8,10 +8,12 @@ from torch import Tensor
 #: Kinds of factors, with bytes per value (int8 keeps a float32 scale per component beside them).
 KINDS = {"float32": 4, "float16": 2, "int8": 1}
 _HALF_MAX = 65504.0
+#: Values rounded at once, so that rounding a whole input makes no second one.
+CHUNK = 1 << 18
 
 
 def encode(x: Tensor, kind: str, component: int) -> tuple[Tensor, ...]:
-    """What is held of `x`: one tensor, or (values int8, scales) with a scale for every index of dimension `component`.
+    """What is held of `x`: one tensor, or (values int8, scales) with a scale for every index of dimension `component`, which is not the first.
 
     A scale for each component, because the energy of principal components falls by orders of magnitude: one scale would round the small ones away.
     """
@@ -22,8 +24,12 @@ def encode(x: Tensor, kind: str, component: int) -> tuple[Tensor, ...]:
             return (x.clamp(-_HALF_MAX, _HALF_MAX).to(torch.float16),)
         case "int8":
             others = [n for n in range(x.dim()) if n != component]
-            scale = x.abs().amax(others, keepdim=True) / 127.0 if others else x.abs() / 127.0
-            return ((x / scale.clamp_min(1e-30)).round_().to(torch.int8), scale)
+            scale = torch.linalg.vector_norm(x, float("inf"), others, keepdim=True) / 127.0
+            steps, divisor = torch.empty_like(x, dtype=torch.int8), scale.clamp_min(1e-30)
+            size = max(1, CHUNK // max(1, x[0].numel()))
+            for into, part in zip(steps.split(size), x.split(size), strict=True):
+                into.copy_((part / divisor).round_())
+            return (steps, scale)
     raise ValueError(f"factors cannot be held as {kind!r}; known are {', '.join(KINDS)}")
 
 

@@ -5,7 +5,7 @@ A dense tensor is looked at as [before, d, after] in the order its values lie in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -166,16 +166,15 @@ def unfold_gram(x: Tensor, mode: int, double: bool = False) -> Tensor:
     return gram
 
 
-def _columns(flat: Tensor) -> list[Tensor]:
+def _columns(flat: Tensor) -> Iterator[Tensor]:
     """The unfolding [d, before * after] of [before, d, after] in pieces: views where they are wide enough for a matrix product, else copies."""
     before, d, after = flat.shape
     if after == 1:
-        rows = max(1, CHUNK // d)
-        return [part.view(-1, d).t() for part in flat.split(rows)]
-    if before <= 4 or after >= 64:
-        return list(flat)
-    step = max(1, CHUNK // (d * after))
-    return [part.transpose(0, 1).reshape(d, -1) for part in flat.split(step)]
+        yield from (part.view(-1, d).t() for part in flat.split(max(1, CHUNK // d)))
+    elif before <= 4 or after >= MANY:
+        yield from flat
+    else:  # one piece at a time: all of them would be a copy of the whole
+        yield from (part.transpose(0, 1).reshape(d, -1) for part in flat.split(max(1, CHUNK // (d * after))))
 
 
 def _given(basis: Tensor | None) -> Tensor:
