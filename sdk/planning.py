@@ -63,7 +63,7 @@ def plan_model(
     compiler: "zig" (reproducible everywhere) or "gcc" (arm-none-eabi-gcc on PATH).
     training: the model is to learn on the device: which layers, how, within what memory (`sdk.Training`); what is left open is chosen.
     `calibration` is then (inputs [n, ...], labels [n]).
-    linux: for Linux devices only. backend: "auto", "onnx", "litert", "executorch" or "tensorrt". threads: a number, or several to
+    linux: for Linux devices only. backend: "auto", "onnx", "litert", "executorch", "tensorrt" or "native". threads: a number, or several to
     try (one and all cores by default). evaluation: (inputs [n, ...], labels [n]) to judge accuracy by. accuracy_drop_points: how
     much of it a faster recipe may cost (1.0). target: where candidates are measured, "local" or "ssh://user@host".
     Raises `UnsupportedOp` for an op the device cannot compute, `UsageError` and `DataError` for bad options and data.

@@ -6,6 +6,7 @@ The host's runs of the same artifact are the reference. Times and peak memory me
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from importlib.machinery import SourceFileLoader
 from importlib.util import module_from_spec, spec_from_loader
@@ -139,6 +140,7 @@ def test_a_computer_that_cannot_says_why_and_changes_nothing(tmp_path, monkeypat
     path = ROOT / "scripts" / "arm-userland"
     loader = SourceFileLoader("arm_userland", str(path))
     script = module_from_spec(spec_from_loader("arm_userland", loader))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "arm_userland", script)  # dataclasses look their module up there
     loader.exec_module(script)
     monkeypatch.setattr(patched, value)
     monkeypatch.setattr("sys.argv", ["arm-userland", "arm64", str(tmp_path / "new")])

@@ -27,7 +27,7 @@ Output = Annotated[str, typer.Option("--output", "-o", metavar="FOLDER", help="W
 Map = Annotated[bool, typer.Option("--map", help="Print the plan too: memory map, steps, decisions.")]
 
 _LINUX: Any = {"rich_help_panel": "Linux devices"}
-Backend = Annotated[str | None, typer.Option("--backend", metavar="auto|onnx|litert|executorch|tensorrt", help="The engine; auto tries all.", **_LINUX)]
+Backend = Annotated[str | None, typer.Option("--backend", metavar="auto|onnx|litert|executorch|tensorrt|native", help="The engine; auto tries all.", **_LINUX)]
 Threads = Annotated[list[int] | None, typer.Option("--threads", metavar="N", help="Threads to try; one and all cores by default. May be repeated.", **_LINUX)]
 Evaluation = Annotated[str | None, typer.Option("--evaluation", "-e", metavar="DATA.npz", help="Inputs x and labels y to judge accuracy by.", **_LINUX)]
 Drop = Annotated[float | None, typer.Option("--accuracy-drop", metavar="POINTS", help="Accuracy that a faster recipe may cost (1.0).", **_LINUX)]
