@@ -187,7 +187,8 @@ class Session:
         return train(self, stream, labels, **options)
 
     def pull(self, everything: bool = False) -> dict[str, np.ndarray]:
-        """What the board has learned: name -> values, as the plan's training names them; with `everything` the optimiser's own, too."""
+        """What the board has learned: name -> values as they lie there, a convolution's weights as [O, kh, kw, I], an adapter's P as
+        [O, kh, kw, K]. Names are the plan's: of the model's own parameters where it has them. With `everything` the optimiser's own, too."""
         from sdk.training_values import pull
 
         return pull(self, everything)
