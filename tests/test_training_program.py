@@ -97,7 +97,9 @@ def test_a_program_file_is_read_as_the_module_is(odd, tmp_path):
     for program in (read_program(tmp_path / "net.pt2"), read_program(exported.run_decompositions())):
         assert [layer.name for layer in program.layers] == ["first", "same", "wide", "line", "head"]
         assert torch.allclose(run_plain(program, x), net(x), atol=1e-4) and program.batch is None
-    again = read_program(tmp_path / "net.pt2").module({})
+    read = read_program(tmp_path / "net.pt2")
+    assert read.model_id == odd[1].model_id, "where it was read from makes no other model of it"
+    again = read.module({})
     assert torch.allclose(again(x), net(x), atol=1e-5)
 
 

@@ -49,7 +49,7 @@ RANK_SAMPLES = 16
 @dataclass(frozen=True, eq=False)
 class Calibration:
     """What a calibration run found. records: of every layer, with spectra, norms and cosines. bases: [d, d] directions for each mode of its
-    input but the batch, strongest first. samples: seen. model_id: of the program; another program's calibration is refused."""
+    input but the batch, strongest first. samples: seen. model_id: of the program, with the weights that it had."""
 
     records: tuple[LayerRecord, ...]
     bases: Mapping[str, tuple[Tensor, ...]] = field(repr=False)

@@ -37,7 +37,7 @@ def lowered(program: Any, origin: Any) -> TrainableProgram:
     return TrainableProgram(
         steps=tuple(steps), values=values, by_name=by_name, input=node.name, input_shape=shape, input_dtype=node.meta["val"].dtype, output=output,
         classes=_classes(steps, output), batch=None if isinstance(symbol, torch.SymInt) else int(symbol), source=source, origin=origin,
-        model_id=model_identity(steps, source), decisions=tuple(notes), plain=plain_parameters(steps, by_name, source),
+        model_id=model_identity([layer.record for layer in by_name.values()], source), decisions=tuple(notes), plain=plain_parameters(steps, by_name, source),
     )  # fmt: skip
 
 

@@ -175,6 +175,8 @@ def _ranks(layer: Layer, choice: Choice, calibration: Calibration | None) -> tup
 def _known(calibration: Calibration | None, layer: Layer, choice: Choice) -> Calibration:
     if calibration is None:
         raise UsageError(f"layer {layer.name} is to learn by {choice.method}, which needs a calibration; give calibration=calibrate(program, batches)")
+    if calibration.record(layer.name).input_shape != layer.record.input_shape:
+        raise UsageError(f"the calibration is of another model, in which {layer.name} has inputs of another shape; calibrate this one")
     return calibration
 
 

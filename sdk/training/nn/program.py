@@ -171,12 +171,14 @@ def read_program(source: Any, example: Any = None) -> TrainableProgram:
     return found
 
 
-def model_identity(steps: Iterable[Step], source: Mapping[str, Tensor]) -> str:
-    """sha256 (hex) of the steps and of every parameter and buffer: equal only for the same model with the same weights."""
+def model_identity(layers: Iterable[LayerRecord], source: Mapping[str, Tensor]) -> str:
+    """sha256 (hex) of the layers and of every parameter and buffer: equal only for the same model with the same weights.
+
+    The same whether it was read from a module or from a program file, whose steps may have other names.
+    """
     digest = hashlib.sha256()
-    for step in steps:
-        target = getattr(step.target, "__name__", type(step.target).__name__)  # never its address, which each process has anew
-        digest.update(f"{step.kind} {target} {step.shape} {step.args} {dict(step.kwargs)}\n".encode())
+    for layer in layers:
+        digest.update(f"{layer}\n".encode())
     for name in sorted(source):
         value = source[name].detach().contiguous()
         digest.update(f"{name} {value.dtype} {tuple(value.shape)}\n".encode())
