@@ -81,22 +81,19 @@ class TrainingCommands:
     run_timeout_s: float
     _client: SmpClient
 
-    def info(self) -> ModelInfo:
-        """The model in the firmware."""
-        raise NotImplementedError
+    if TYPE_CHECKING:  # what `BoardSession` brings
 
-    def write_inputs(self, *inputs: bytes) -> None:
-        """Send all inputs."""
-        raise NotImplementedError
+        def info(self) -> ModelInfo:
+            """The model in the firmware."""
 
-    def _check(self, inputs: tuple[bytes, ...]) -> None:
-        raise NotImplementedError
+        def write_inputs(self, *inputs: bytes) -> None:
+            """Send all inputs."""
 
-    def _room(self, request: Any) -> int:
-        raise NotImplementedError
+        def _check(self, inputs: tuple[bytes, ...]) -> None: ...
 
-    def _pieces(self, size: int, ask: Callable[[int, int], Any]) -> bytes:
-        raise NotImplementedError
+        def _room(self, request: Any) -> int: ...
+
+        def _pieces(self, size: int, ask: Callable[[int, int], Any]) -> bytes: ...
 
     def train_info(self) -> TrainingInfo:
         """What the board trains and how far it is. Raises `UsageError` when its model does not learn, `VersionMismatch` for another protocol."""
