@@ -52,3 +52,23 @@ def test_on_a_cortex_m4(folder: Path) -> None:
     board = Emulated(cases, folder)
     for index, case in enumerate(cases):
         check(case, board.run(index))
+
+
+def test_instructions_of_the_layers_that_a_step_spends_its_time_in(folder: Path) -> None:
+    """MobileNetV2-0.35's last blocks, 3x3 pixels: what makes a step at most twice an inference. Counted, so the same on every machine."""
+    make, point = training_cases.Maker(3), training_cases.window(1, 1, 0, 1)
+    same = {"stride": (1, 1), "dilation": (1, 1), "padding": ((1, 1), (1, 1))}
+    x, wide, w = make.draw(1, 3, 3, 56), make.draw(1, 3, 3, 336), make.int8((336, 1, 1, 56))
+    macs, taps = 9 * 56 * 336, 9 * 9 * 336
+    asked = [
+        (1.7, macs, make.case("train_conv2d", (x, w, make.draw(336)), **point, activation="relu6")),
+        (1.65, macs, make.case("train_conv2d_grad", (wide, w), **point, size=(3, 3))),
+        (3.3, macs, make.case("train_conv2d_update", (x, wide, make.draw(336, 1, 1, 56), training_cases.HYPER), **point)),
+        (4.0, taps, make.case("train_depthwise", (wide, make.int8((1, 3, 3, 336), 3), make.draw(336)), **same, activation="relu6")),
+        (4.0, taps, make.case("train_depthwise_grad", (wide, make.int8((1, 3, 3, 336), 3)), **same, size=(3, 3))),
+    ]
+    board = Emulated([case for _, _, case in asked], folder)
+    for index, (most, work, case) in enumerate(asked):
+        result = board.run(index)
+        check(case, result)
+        assert result.instructions <= most * work, f"{case.node.op}: {result.instructions / work:.2f} instructions a multiply-accumulate"
