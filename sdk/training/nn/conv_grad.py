@@ -112,16 +112,17 @@ def _core_is_dearer(core: Tensor, rows: Tensor | None, columns: Tensor | None, d
 def _pointwise(core: Tensor, rows: Tensor | None, columns: Tensor | None, shape: torch.Size, dy: Tensor, geometry: Geometry) -> Tensor:
     """[O, K, 1, 1] of a 1 x 1 kernel: dy goes to the core's subspaces instead of the core to dy's positions."""
     taps = [
-        _tap(basis, shape[n], dy.shape[n], geometry.stride[n - 2], geometry.padding[2 * (n - 2)]) for n, basis in ((2, rows), (3, columns))
+        _tap(basis, shape[n], dy, n, geometry.stride[n - 2], geometry.padding[2 * (n - 2)]) for n, basis in ((2, rows), (3, columns))
     ]
     return cross(project(dy, (None, None, *taps)), core)[:, :, None, None]
 
 
-def _tap(basis: Tensor | None, size: int, steps: int, stride: int, before: int) -> Tensor | None:
-    """[steps, K]: the rows of a padded basis that the output positions look at; None for all of an unpadded mode without a basis."""
+def _tap(basis: Tensor | None, size: int, dy: Tensor, mode: int, stride: int, before: int) -> Tensor | None:
+    """[steps, K]: the rows of a padded basis that dy's positions along `mode` look at; None for all of an unpadded mode without a basis."""
+    steps = dy.shape[mode]
     if stride == 1 and before == 0 and steps == size:
         return basis
-    whole = torch.eye(size) if basis is None else basis
+    whole = torch.eye(size, dtype=dy.dtype) if basis is None else basis
     after = max(0, (steps - 1) * stride + 1 - before - size)
     return F.pad(whole, (0, 0, before, after))[: (steps - 1) * stride + 1 : stride].contiguous()
 

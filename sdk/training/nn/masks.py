@@ -25,12 +25,15 @@ def pieces(values: Tensor) -> Iterator[slice]:
 
 
 def pack(x: Tensor, passes: Callable[[np.ndarray], np.ndarray]) -> Tensor:
-    """uint8 [ceil(N / 8)]: the bits of `passes(x)`, in memory order, the first value in the highest bit. x: contiguous or channels-last."""
-    values = flat(x)
+    """uint8 [ceil(N / 8)]: the bits of `passes(x)`, in memory order, the first value in the highest bit. x: contiguous or channels-last.
+
+    numpy compares and packs several times faster than torch, on the same memory.
+    """
+    values = flat(x).detach()
     bits = torch.empty((values.numel() + 7) // 8, dtype=torch.uint8)
+    given, packed = values.numpy(), bits.numpy()
     for piece in pieces(values):
-        packed = torch.from_numpy(np.packbits(passes(values[piece].detach().numpy())))  # numpy compares five times faster than torch
-        bits[piece.start // 8 : piece.start // 8 + len(packed)] = packed
+        packed[piece.start // 8 : (piece.stop + 7) // 8] = np.packbits(passes(given[piece]))
     return bits
 
 

@@ -12,6 +12,9 @@ from torch.nn import functional as F
 
 Pair = tuple[int, int]
 
+#: Values of an input whose windows are searched at once.
+CHUNK = 1 << 17
+
 
 def max_pool2d(x: Tensor, kernel: Pair, stride: Pair, padding: Pair = (0, 0), dilation: Pair = (1, 1), ceil_mode: bool = False) -> Tensor:
     """The largest value of each window; keeps which one it was: a byte per output for windows of up to 256 values, else two."""
@@ -35,7 +38,8 @@ class _MaxPool2d(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, kernel: Pair, stride: Pair, padding: Pair, dilation: Pair, ceil_mode: bool) -> Tensor:
         outputs, kept = [], []
         window = (kernel, stride, padding, dilation)
-        for sample in x.split(1):  # torch's indices are 8 bytes a value: those of one sample at a time
+        # torch's indices are 8 bytes a value: those of a few samples at a time
+        for sample in x.split(max(1, CHUNK // max(1, x[0].numel()))):
             y, where = F.max_pool2d(sample, *window, ceil_mode, return_indices=True)
             outputs.append(y)
             kept.append(_to_taps(where, x.shape[3], *window))
@@ -48,9 +52,9 @@ class _MaxPool2d(torch.autograd.Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Any, ...]:
         (taps,) = ctx.saved_tensors
         dx = dy.new_zeros(ctx.shape)
-        for n, tap in enumerate(taps):
-            where = _to_positions(tap, ctx.shape[3], *ctx.window)
-            dx[n].flatten(1).scatter_add_(1, where.flatten(1), dy[n].flatten(1))
+        step = max(1, CHUNK // max(1, dx[0].numel()))
+        for some, tap, dy_some in zip(dx.split(step), taps.split(step), dy.split(step), strict=True):
+            some.flatten(2).scatter_add_(2, _to_positions(tap, ctx.shape[3], *ctx.window).flatten(2), dy_some.flatten(2))
         return dx, None, None, None, None, None
 
 
