@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-import numpy as np
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
