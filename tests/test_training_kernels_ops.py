@@ -13,6 +13,7 @@ from sdk.graph import interpreter
 from sdk.graph.ir import Graph, Node, Quant, Tensor
 from sdk.graph.ops import OPS
 from sdk.graph.ops.training_math import noise
+from sdk.graph.text import to_text
 from sdk.graph.verify import verify
 
 WINDOWS = ((1, 1, 0, 1), (3, 1, 1, 1), (3, 2, 1, 1), (3, 2, 0, 2), (2, 1, 1, 2))  # kernel, stride, padding at the start, dilation
@@ -225,6 +226,7 @@ def test_int8_weights_take_small_steps_on_average() -> None:
 def test_one_step_after_the_other() -> None:
     x, b = np.ones((1, 3), np.float32), np.zeros(3, np.float32)
     graph, values = net("bias_update", (x, b, HYPER), (1, 2))
+    assert "n: bias_update(i0, i1 float32[3] variable, i2 float32[4] variable) -> changes i1" in to_text(graph)
     _, state = interpreter.step(graph, values)
     _, state = interpreter.step(graph, values, state)
     close(state["i1"], np.full(3, -2 * np.float64(HYPER[0])))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sdk.graph.ir import Graph, Node, Tensor
+from sdk.graph.ops import OPS
 
 
 def to_text(graph: Graph) -> str:
@@ -38,7 +39,7 @@ def _quant(tensor: Tensor) -> str:
 
 def _node(graph: Graph, node: Node) -> str:
     inputs = ", ".join(_input(graph, name) for name in node.inputs)
-    outputs = ", ".join(_tensor(graph[name]) for name in node.outputs)
+    outputs = ", ".join(_tensor(graph[name]) for name in node.outputs) or f"changes {', '.join(OPS[node.op].updated(node))}"
     attrs = " ".join(f"{key}={_plain(value)}" for key, value in node.attrs.items())
     return f"{node.name}: {node.op}({inputs}) -> {outputs}{'  ' + attrs if attrs else ''}"
 
