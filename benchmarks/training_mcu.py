@@ -126,3 +126,24 @@ def relative_error(found: Mapping[str, np.ndarray], wanted: Mapping[str, np.ndar
     """Largest difference of a value, relative to the largest value of its tensor; over the tensors that were pulled."""
     names = [name for name in found if name in wanted]
     return max(float(np.abs(found[n] - wanted[n]).max() / max(np.abs(wanted[n]).max(), 1e-9)) for n in names)
+
+
+def accuracy_on_board(net: Any, part: Any, training: Any, epochs: int, device: str = "stm32f746") -> float:
+    """A user's samples learned on the emulated board, one at a time, and their test samples answered there with what was learned.
+
+    The net is quantised with what it was trained on; training: a `sdk.Training`, whose seed mixes the samples.
+    """
+    import torch
+
+    import sdk
+
+    model = sdk.load(net, example=torch.zeros(1, *part.x.shape[1:]), name="learning")
+    plan = sdk.plan(device, model, calibration=part.known, training=training)
+    if not plan.fits:
+        raise RuntimeError(f"{training.layers} does not fit {device}: {plan.shortfall}")
+    mixed = np.random.default_rng(training.seed).permutation(len(part.y))
+    with sdk.compile(plan).flash("emulator") as session:
+        session.forget(everything=True)
+        session.train([(part.x[i], int(part.y[i])) for i in mixed], epochs=epochs, seed=training.seed, commit=False)
+        answers = [int(np.asarray(out).argmax()) for out in session.run_each(part.tx)]
+    return float((np.array(answers) == part.ty).mean())
