@@ -1,4 +1,4 @@
-"""What learns when nobody says: the classifier whole, and adapters on as many of the last layers as fit."""
+"""What learns when nobody says: the classifier, whole where it fits, and adapters on as many of the last layers as fit behind it."""
 
 from __future__ import annotations
 
@@ -7,21 +7,14 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sdk.errors import UsageError
-from sdk.graph.ir import Graph
 from sdk.planner.training.records import Choice
 from sdk.planner.training.spec import Training
+from sdk.training.mcu.auto import auto_choices
 from sdk.training.mcu.bases import rank_for
 from sdk.training.mcu.layers import Layer, by_name, find_layers
 
 if TYPE_CHECKING:
-    from sdk.planner.plan import Plan
     from sdk.training.mcu.plan import Learner
-
-
-def smallest_choice(graph: Graph) -> list[Choice]:
-    """The least that can learn: the bias of the last layer, or its weights where it has none."""
-    last = find_layers(graph)[-1]
-    return [Choice(last.name, "bias" if last.bias is not None else "exact")]
 
 
 def default_choices(learner: Learner) -> list[Choice]:
@@ -29,9 +22,10 @@ def default_choices(learner: Learner) -> list[Choice]:
     layers = find_layers(learner.graph)
     training = learner.training
     asked = training.layers
-    if isinstance(asked, str) and asked in ("auto", "all"):
-        rows = [_choice(learner, layer) for layer in layers if _learns(layer, training)]
-        return rows if asked == "all" else _most(learner, rows)
+    if asked == "auto":
+        return auto_choices(learner)
+    if asked == "all":
+        return [_choice(learner, layer) for layer in layers if _learns(layer, training)]
     names = list(asked) if not isinstance(asked, str) else _named(asked, layers)
     return [_choice(learner, by_name(layers, name)) for name in names]
 
@@ -62,25 +56,3 @@ def _choice(learner: Learner, layer: Layer) -> Choice:
     if method in ("adapter", "fixed") and layer.name in learner.spectra:
         return Choice(layer.name, method, ranks=(0, 0, rank_for(learner.spectra[layer.name], training.eps)))
     return Choice(layer.name, method)
-
-
-def _most(learner: Learner, rows: Sequence[Choice]) -> list[Choice]:
-    """The most of the last layers with which the step fits; the least there is where not even the classifier does."""
-    low, high = 0, len(rows)  # the last `low` rows fit; no more than `high` can be asked for
-    while low < high:
-        middle = (low + high + 1) // 2
-        if _possible(learner, rows[len(rows) - middle :]):
-            low = middle
-        else:
-            high = middle - 1
-    return list(rows[len(rows) - low :]) if low else smallest_choice(learner.graph)
-
-
-def _possible(learner: Learner, rows: Sequence[Choice]) -> bool:
-    from sdk.errors import UnsupportedOp
-
-    try:
-        plan: Plan = learner.plan(rows, mends=False)
-    except UnsupportedOp:
-        return False  # something behind the first of them has no gradient
-    return plan.fits

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -11,21 +11,25 @@ import numpy as np
 from sdk.errors import UsageError
 from sdk.graph.ir import Graph
 from sdk.planner.arrange import Placement
+from sdk.planner.assess import lower_all
 from sdk.planner.mcu_training import TrainedLayer, TrainedVariable, TrainingUse
 from sdk.planner.plan import Plan, make_plan
 from sdk.planner.records import Mend
 from sdk.planner.training.records import Choice
 from sdk.planner.training.spec import Training
+from sdk.training.mcu.auto import smallest_choice
 from sdk.training.mcu.bases import bases_of, channel_grams, spectra_of
-from sdk.training.mcu.choices import default_choices, smallest_choice
+from sdk.training.mcu.choices import default_choices
 from sdk.training.mcu.graph import LABEL, LOSS, StepGraph, step_graph
 from sdk.training.mcu.prepare import Ready, ready
-from sdk.training.mcu.thin import Cut, find_cuts, thinned
+from sdk.training.mcu.thin import Cut, find_cuts, peak_bytes, thinned
 from sdk.training.mcu.treat import HYPER, Treatment
 from targets.device import Device, load_device
 
 #: Steps of training that prove a firmware.
 PROOF_STEPS = 3
+#: Times that a choice made by itself is made smaller, and by how many bytes at least.
+_ROUNDS, _LEAST_STEP = 4, 64
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Learner:
     spectra: Mapping[str, np.ndarray]
     training: Training
     compiler: str
+    calls: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)  # kernel calls of the frozen layers, once they were asked for
 
     @property
     def graph(self) -> Graph:
@@ -66,6 +71,23 @@ class Learner:
         )  # fmt: skip
         plan = replace(plan, training=replace(use, forward_steps=_forward_steps(plan), bytes=_classes(plan, made)))
         return replace(plan, mends=self._mends(plan)) if mends and not plan.fits else plan
+
+    def arena_room(self) -> int:
+        """Bytes that the arena may have: what the device leaves it or, where that is less, the budget."""
+        apart = self.plain.ram_bytes - sum(self.plain.arena_bytes)
+        device = sum(m.free_bytes + m.part("arena") for m in self.plain.memories if m.region >= 0)
+        budget = self.training.budget_bytes
+        return device if budget is None else min(device, budget - apart)
+
+    def quick_bytes(self, choices: Sequence[Choice]) -> int:
+        """The fewest bytes of arena that a step of these choices takes, without looking for where its buffers lie."""
+        made, _ = self.step(choices)
+        if not self.calls:
+            thin, _ = thinned(self.graph, self.cuts, {node.name for node in self.graph.nodes})
+            self.calls.update(lower_all(thin, self.device.isa))
+            self.calls.update({name: call for name, call in lower_all(self.graph, self.device.isa).items() if name not in self.calls})
+        prefix = {node.name for node in made.split.prefix}
+        return peak_bytes(made.graph, self.device, {name: call for name, call in self.calls.items() if name in prefix})[0]
 
     def _mends(self, plan: Plan) -> tuple[Mend, ...]:
         """The least that can be trained, and what it takes."""
@@ -104,7 +126,23 @@ def plan_training(
     """
     training = training or Training()
     made = learner(device, model, training, calibration, **options)
-    return made.plan(default_choices(made) if choices is None else choices)
+    if choices is not None or training.layers != "auto":
+        return made.plan(default_choices(made) if choices is None else choices)
+    return _fitted(made)
+
+
+def _fitted(made: Learner) -> Plan:
+    """The plan of what is chosen by itself. What only the plan knows (where buffers lie, flash) may want a little less than was counted:
+    the budget is lowered by what is missing, a few times."""
+    plan = made.plan(default_choices(made), mends=False)
+    for _ in range(_ROUNDS):
+        missing = sum(s.over_bytes for s in plan.shortfall)
+        if not missing or plan.training is None or (len(plan.training.trained) == 1 and plan.training.trained[0].method == "bias"):
+            break
+        tighter = max(1, made.plain.ram_bytes - sum(made.plain.arena_bytes) + made.arena_room() - max(missing, _LEAST_STEP))
+        made = replace(made, training=replace(made.training, budget=tighter))
+        plan = replace(made.plan(default_choices(made), mends=False))
+    return plan if plan.fits else made.plan(default_choices(made))
 
 
 def _use(made: StepGraph, learner: Learner) -> TrainingUse:
