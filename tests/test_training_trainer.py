@@ -9,7 +9,6 @@ import pytest
 torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
-from benchmarks import small_nets  # noqa: E402
 from benchmarks.linux_nets import SMALL  # noqa: E402
 from sdk.errors import DataError, TrainingDiverged, UsageError  # noqa: E402
 from sdk.planner.training.records import Choice  # noqa: E402
@@ -19,7 +18,7 @@ from sdk.training.nn.data import Batches  # noqa: E402
 from sdk.training.nn.plain import PlainTrainer  # noqa: E402
 from sdk.training.nn.program import read_program  # noqa: E402
 from sdk.training.nn.trainer import Trainer  # noqa: E402
-from tests.test_training_program import Odd, settle  # noqa: E402
+from tests.test_training_program import Odd, benchmark_program, settle  # noqa: E402
 
 F = nn.functional
 
@@ -226,7 +225,7 @@ def test_recomputed_blocks_give_the_same_gradients_for_less(small, data):
 
 
 def test_blocks_are_those_of_the_net():
-    program = read_program(small_nets.pretrained("mobilenetv2_035"), torch.rand(2, 3, 32, 32))
+    program = benchmark_program()
     found = [block.layers for block in program.blocks]
     assert ("3.body.0.0", "3.body.1.0", "3.body.2.0") in found and ("4.body.0.0", "4.body.1.0", "4.body.2.0") in found
     assert [name for layers in found for name in layers] == list(program.by_name)
@@ -265,9 +264,11 @@ def test_calibration_is_read_back_as_it_was(small, calibration, tmp_path):
         assert record.cosines == other.cosines and record.gradient_norm == other.gradient_norm > 0
         assert all(np.array_equal(a, b) for a, b in zip(record.spectra, other.spectra, strict=True))
         assert all(torch.equal(a, b) for a, b in zip(calibration.bases[record.name], again.bases[record.name], strict=True))
-    (tmp_path / "c.npz").write_bytes(b"nothing")
-    with pytest.raises(UsageError, match="is not a calibration"):
-        Calibration.load(tmp_path / "c.npz")
+    whole = (tmp_path / "c.npz").read_bytes()
+    for wrong in (b"nothing", b"", whole[: len(whole) // 2]):
+        (tmp_path / "c.npz").write_bytes(wrong)
+        with pytest.raises(UsageError, match="is not a calibration"):
+            Calibration.load(tmp_path / "c.npz")
 
 
 def test_cosines_rise_with_the_energy_kept(calibration):
@@ -402,8 +403,7 @@ def test_a_run_learns_stops_early_and_tells_every_step(small, data):
 
 
 def test_last_layers_of_the_benchmark_net_keep_little():
-    net = small_nets.pretrained("mobilenetv2_035")
-    program = read_program(net, torch.rand(2, 3, 32, 32))
+    program = benchmark_program()
     names = [layer.name for layer in program.layers][-12:]
     x, y = torch.rand(8, 3, 32, 32), torch.arange(8)
     trainer = Trainer(program, [Choice(name) for name in names], None, Training(batch=8))

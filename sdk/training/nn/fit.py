@@ -90,22 +90,38 @@ def fit(
         if early_stop and run.worse >= early_stop:
             ended = "early stop"
             break
-        for last, x, y in _dealt(batches, run, path is not None and run.position > 0):
-            result = trainer.step(x, y)
-            run.losses.append(result.loss)
-            run.position += 1
-            held_out = _epoch_over(trainer, run, judge, early_stop) if last else None
-            if path is not None and (last or (every and run.position % every == 0)):
-                _save(trainer, path, run)
-            if on_step is not None:
-                on_step(StepReport(trainer.steps, run.epoch - last, result.loss, result.accuracy, held_out))
-            if stop is not None and stop():
-                ended = "asked to stop"
-                break
+        if _epoch(trainer, batches, run, judge, on_step, early_stop, path, every, stop):
+            ended = "asked to stop"
     if early_stop and run.kept and run.last is not None and run.best is not None and run.last < run.best:
         _put(trainer, run.kept)
         run.last = run.best
     return FitResult(trainer.steps, tuple(run.losses), run.before, run.last, ended)
+
+
+def _epoch(
+    trainer: Trainer,
+    batches: Iterable[tuple[Any, Any]],
+    run: _Run,
+    judge: Callable[[Trainer], float] | None,
+    on_step: Callable[[StepReport], None] | None,
+    early_stop: int,
+    path: Path | None,
+    every: int,
+    stop: Callable[[], bool] | None,
+) -> bool:
+    """The rest of an epoch; True where it was asked to stop."""
+    for last, x, y in _dealt(batches, run, path is not None and run.position > 0):
+        result = trainer.step(x, y)
+        run.losses.append(result.loss)
+        run.position += 1
+        held_out = _epoch_over(trainer, run, judge, early_stop) if last else None
+        if path is not None and (last or (every and run.position % every == 0)):
+            _save(trainer, path, run)
+        if on_step is not None:
+            on_step(StepReport(trainer.steps, run.epoch - last, result.loss, result.accuracy, held_out))
+        if stop is not None and stop():
+            return True
+    return False
 
 
 def _dealt(batches: Iterable[tuple[Any, Any]], run: _Run, resumed: bool) -> Iterator[tuple[bool, Any, Any]]:

@@ -12,7 +12,7 @@ from sdk.errors import UsageError
 from sdk.planner.training.records import Choice
 from sdk.planner.training.spec import Training
 from sdk.training.nn import compressors
-from sdk.training.nn.calibrate import Calibration, ranks_for
+from sdk.training.nn.calibration import Calibration, ranks_for
 from sdk.training.nn.program import Layer, TrainableProgram
 from sdk.training.nn.rewrite import Learner
 from sdk.training.nn.saved import Compressor, Saved

@@ -25,7 +25,7 @@ from sdk.training.nn.threads import threads as with_threads
 from sdk.training.nn.update import Updates
 
 if TYPE_CHECKING:
-    from sdk.training.nn.calibrate import Calibration
+    from sdk.training.nn.calibration import Calibration
 
 
 @dataclass(frozen=True)
