@@ -13,7 +13,7 @@ import pytest
 
 import sdk
 from sdk.errors import DataError, DoesNotFit, UsageError
-from sdk.planner.training import kept
+from sdk.planner.training import kept, workspace
 from sdk.planner.training.choose import peak_of
 from sdk.planner.training.make import Case, make_training_plan
 from sdk.planner.training.options import AUTO, Setting, layer_options
@@ -85,7 +85,8 @@ def test_a_walk_through_the_step_is_never_above_its_price(net):
             if not any(o.trains for o in options):
                 continue
             choices = tuple(o.choice for o in options)
-            held = sum(kept.learning_bytes(r, o.choice) * setting.held_copies + kept.constant_bytes(r, o.choice) for r, o in zip(c.records, options, strict=True))
+            pairs = list(zip(c.records, choices, strict=True))
+            held = sum(kept.learning_bytes(r, x) * setting.held_copies + kept.constant_bytes(r, x) for r, x in pairs)
             price = peak_of(options, 0, setting.prefix_bytes, batch * (16 * c.walk.classes + 8))
             assert predict_step(setting, choices).peak_bytes + held <= price
 
@@ -144,6 +145,42 @@ def test_a_smaller_batch_at_once_is_found_where_it_gains():
     assert split.fits and split.micro_batch < 16 and "parts" in " ".join(split.decisions)
 
 
+#: (batch, image side) of the steps whose peak is measured.
+SIZES = ((16, 64), (24, 96))
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("net", NETS)
+def test_the_peak_of_a_process_is_predicted(net, monkeypatch):
+    """Within 10 % or 4 MiB, in a heap that gives freed tensors back at once, as a training process with a budget has it."""
+    from sdk.training.heap import THRESHOLD_BYTES
+    from sdk.training.nn.meter import peak_bytes
+
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", str(THRESHOLD_BYTES))
+    for batch, side in SIZES:
+        for method, layers in (("exact", 99), ("fixed", 99), ("exact", 4)):
+            measured = peak_bytes(peaks.trainer, net, side, batch, method, layers).growth
+            predicted = predict_step(peaks.setting(net, side, batch), peaks.choices(net, side, method, layers)).peak_bytes
+            assert abs(predicted - measured) <= max(0.1 * measured, 4 << 20), f"{net} {side} {batch} {method}: {predicted:,} for {measured:,}"
+
+
+def test_a_process_with_a_budget_keeps_its_heap_tight():
+    from tests.test_house import python
+
+    code = "import ctypes; from sdk.training.heap import keep_tight; print(keep_tight())"
+    assert python("-c", code).stdout.strip() in ("True", "False")
+
+
+@pytest.mark.long
+def test_a_board_learns_what_fits_its_arena():
+    x, y = peaks.data(32, 32)
+    model = sdk.load(peaks.module("plain"), x[:1], name="plain")
+    small, large = (sdk.plan("stm32f746", model, calibration=(x.numpy(), y.numpy()), training=sdk.Training(budget=b)) for b in ("160KiB", None))
+    assert small.fits and large.fits and small.ram_bytes <= 160 * 1024
+    assert len(small.training.trained) and "real arena" in " ".join(large.decisions)
+    assert small.ram_bytes < large.ram_bytes <= load_device("stm32f746").main_ram.size_bytes
+
+
 class Balanced(HTMLParser):
     """Checks that every element that is opened is closed, and that nothing is loaded from elsewhere."""
 
@@ -198,7 +235,7 @@ def test_constants_agree_with_the_trainer():
     from sdk.training.nn.compressors import SMALL_BATCH
 
     assert (kept.WHOLE_FROM, kept.SMALL_BATCH) == (ranks.WHOLE_FROM, SMALL_BATCH)
-    assert conv_grad.CHUNK * 4 == 2 << 20
+    assert conv_grad.CHUNK * 4 == workspace.CHUNK_BYTES
     assert set(AUTO) <= {"bias", "adapter", "fixed", "asi", "exact"}
 
 
@@ -236,5 +273,5 @@ def test_data_without_fitting_labels_are_refused(data, said):
 def test_options_that_do_not_go_with_training_are_refused():
     with pytest.raises(UsageError, match="backend"):
         sdk.plan("rpi-4b", peaks.module("plain"), calibration=labelled(), training=sdk.Training(), backend="onnx")
-    with pytest.raises(UsageError, match="sdk.Training"):
+    with pytest.raises(UsageError, match=r"sdk\.Training"):
         sdk.plan("rpi-4b", peaks.module("plain"), calibration=labelled(), training={"batch": 3})

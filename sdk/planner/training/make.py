@@ -293,5 +293,8 @@ def _changes(training: Training) -> Iterator[tuple[str, Training]]:
         yield "let the planner choose the layers (layers='auto')", replace(training, layers="auto")
     if training.layers != "auto" and training.method != "auto":
         yield "let the planner choose layers and methods (layers='auto', method='auto')", replace(training, layers="auto", method="auto")
+    least = replace(training, layers="auto", method="auto", optimiser="sgd", micro_batch=0)
+    if training.optimiser == "momentum" and (training.layers, training.method) != ("auto", "auto"):
+        yield "give up momentum, and let the planner choose layers and methods (optimiser='sgd', layers='auto', method='auto')", least
     if training.factors != "int8":
         yield "hold compressed inputs in 8 bits (factors='int8')", replace(training, factors="int8")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -10,6 +11,8 @@ from sdk.planner.training.plan import CLASSES, CurvePoint, LayerPlan, TrainingPl
 from sdk.planner.training.report import TOLD, how, seconds, size
 
 _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 1000, 340, 64, 24, 18, 46
+#: How much finer the axis of memory is at its small end.
+_BEND = 300.0
 #: Colour of each class of bytes, from the house's palette.
 COLOURS = {
     "runtime": "input", "weights": "activation1", "trained": "state", "optimiser": "state", "bases": "output", "saved": "activation0", "undo": "scratch",
@@ -41,7 +44,7 @@ def _tiles(plan: TrainingPlan) -> str:
     learning = len(plan.choices)
     tiles = [
         (size(plan.peak_bytes), f"peak of the process, of {size(plan.budget_bytes)}"), (f"{100 * plan.gain:.1f} %", "of the gain of everything exactly"),
-        (f"{learning} of {len(plan.layers)}", "layers learn"), (size(plan.bytes["saved"]), "kept for backward"),
+        (f"{learning} of {len(plan.layers)}", "layers learn"), (size(sum(row.saved_bytes for row in plan.layers)), "kept for backward"),
         (f"{plan.micro_batch} of {plan.training.batch}", "samples at once"), (size(plan.smallest_bytes), "is the smallest budget"),
         *([(f"~{seconds(plan.step_time.seconds)}", f"an update, within x/{plan.step_time.error:.1f}")] if plan.step_time else []),
     ]  # fmt: skip
@@ -57,7 +60,7 @@ def curve_svg(plan: TrainingPlan) -> str:
     top = max(1e-9, *(point.gain for point in plan.curve))
 
     def place(peak: int, gain: float) -> tuple[float, float]:
-        return _LEFT + plot_w * (peak - low) / span, _TOP + plot_h * (1 - gain / top)
+        return _LEFT + plot_w * _share(peak - low, span), _TOP + plot_h * (1 - gain / top)
 
     marks = "".join(_mark(point, own, *place(point.peak_bytes, point.gain)) for point in plan.curve)
     budget = place(plan.budget_bytes, 0)[0] if low <= plan.budget_bytes <= low + span else None
@@ -65,6 +68,11 @@ def curve_svg(plan: TrainingPlan) -> str:
     path = _steps([place(p.peak_bytes, p.gain) for p in plan.curve])
     drawn = f'{_axes(low - own, span, top)}<path d="{path}" fill="none" stroke="var(--activation0)" stroke-width="2"/>'
     return f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role=img aria-label="expected gain over peak memory">{drawn}{_budget(budget)}{marks}{_here(here)}</svg>'
+
+
+def _share(more: int, span: int) -> float:
+    """Where on the axis: nearly a logarithm, since the first bytes buy most."""
+    return math.log1p(_BEND * max(more, 0) / span) / math.log1p(_BEND)
 
 
 def _steps(points: Sequence[tuple[float, float]]) -> str:
@@ -104,7 +112,8 @@ def _axes(low: int, span: int, top: float) -> str:
         anchor = "start" if quarter == 0 else "end" if quarter == 4 else "middle"
         lines.append(f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}" stroke="var(--line)"/>')
         lines.append(f'<text x="{_LEFT - 8}" y="{y + 4:.1f}" text-anchor="end">{100 * top * quarter / 4:.0f} %</text>')
-        lines.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 20}" text-anchor="{anchor}">{size(low + span * quarter // 4)}</text>')
+        here = low + round(span * math.expm1(math.log1p(_BEND) * quarter / 4) / _BEND)
+        lines.append(f'<text x="{x:.1f}" y="{_HEIGHT - _BOTTOM + 20}" text-anchor="{anchor}">{size(here)}</text>')
     return "".join(lines) + f'<text x="{_WIDTH / 2:.0f}" y="{_HEIGHT - 6}" text-anchor="middle">peak memory beyond the runtime</text>'
 
 
@@ -126,7 +135,9 @@ def _layers(rows: Sequence[LayerPlan]) -> str:
     head = "<tr><th>layer</th><th>op</th><th>weights</th><th>learns by</th><th class=n>kept</th><th class=n>bases</th><th class=n>learning</th>"
     head += "<th class=n>cosine</th><th>gain</th></tr>"
     most = max([1e-12, *(row.gain for row in rows)])
-    return f"<div class=card><table>{head}{''.join(_layer(row, most) for row in rows)}</table></div>"
+    first = next((i for i, row in enumerate(rows) if row.choice.method != "freeze"), len(rows))
+    front = f"<tr><td colspan=9>{first} layers in front, up to {escape(rows[first - 1].choice.layer)}, stay as they are</td></tr>" if first else ""
+    return f"<div class=card><table>{head}{front}{''.join(_layer(row, most) for row in rows[first:])}</table></div>"
 
 
 def _layer(row: LayerPlan, most: float) -> str:

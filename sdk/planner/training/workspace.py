@@ -14,7 +14,7 @@ from sdk.planner.training.work import layer_class
 
 BLOCK = 16
 #: Values that a weight gradient's pieces are made of at once, as `sdk.training.nn.conv_grad` has it.
-CHUNK_BYTES = 4 << 19
+CHUNK_BYTES = 4 << 20
 COMPRESSED = ("fixed", "asi", "hosvd", "svd", "adapter")
 
 
