@@ -300,6 +300,8 @@ def test_fixed_subspaces_beat_hosvd_of_every_batch_on_a_real_net():
     shared("cifar10/cifar10_jpeg_train.npz")
     from benchmarks.training_nets import build, pictures
     from sdk.training.nn import calibrate as calibration
+    from sdk.training.nn.data import checked_labels, checked_samples
+    from sdk.training.nn.observe import visit_layers
     from sdk.training.nn.program import read_program
 
     x, y = pictures("mobilenetv2_035_32", 128, seed=1)
@@ -324,8 +326,8 @@ def test_fixed_subspaces_beat_hosvd_of_every_batch_on_a_real_net():
             kept[way] += saved.nbytes
 
     for n in range(0, 32, 16):
-        labels = calibration.checked_labels(y[n : n + 16], 16, program.classes)
-        calibration._visit(program, calibration.checked_samples(x[n : n + 16], program), labels, dict.fromkeys(names, visit))
+        labels = checked_labels(y[n : n + 16], 16, program.classes)
+        visit_layers(program, checked_samples(x[n : n + 16], program), labels, dict.fromkeys(names, visit))
     cosines = {way: dot / np.sqrt(a * b) for way, (dot, a, b) in products.items()}
     assert cosines["fixed"] > cosines["hosvd"] > 0.8
     assert cosines["fixed"] > 0.9
