@@ -96,7 +96,7 @@ def mobilenet_v2(blocks: Sequence[tuple[int, int, int, int]] = MOBILENET_V2, ste
     width = stem
     for expansion, channels, repeats, first in blocks:
         for i in range(repeats):
-            layers.append(small_nets._inverted_residual(width, channels, expansion, first if i == 0 else 1, 3))
+            layers.append(small_nets._inverted_residual(width, expansion, channels, first if i == 0 else 1, 3))
             width = channels
     layers.append(conv_bn(width, head, 1, act=nn.ReLU6))
     return nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(head, classes))
