@@ -373,6 +373,10 @@ def test_batches_that_cannot_be_taken_apart_are_refused():
     mixing = read_program(Mixes(), torch.rand(3, 4))
     with pytest.raises(UsageError, match="mixes the samples of a batch"):
         Trainer(mixing, [Choice("head")], None, Training(batch=4, micro_batch=2))
+    whole_batch = Trainer(mixing, [Choice("head")], None, Training(batch=4))
+    assert whole_batch.step(torch.rand(4, 4), torch.zeros(4, dtype=torch.int64)).loss > 0
+    with pytest.raises(UsageError, match="mixes the samples of a batch"):
+        whole_batch.step(torch.rand(8, 4), torch.zeros(8, dtype=torch.int64))
     whole = read_program(torch.export.export(nn.Linear(4, 2), (torch.rand(3, 4),)))
     with pytest.raises(UsageError, match="exported for batches of 3 and training asks for 4"):
         Trainer(whole, [Choice(whole.layers[0].name)], None, Training(batch=4))

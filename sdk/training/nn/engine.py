@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -52,11 +52,11 @@ class Engine:
         logits: Tensor = self._run(self._live, given, x.shape[0])[self.program.output]
         return logits
 
-    def infer(self, x: Tensor) -> Tensor:
-        """The same without a graph, a few samples at a time."""
+    def infer(self, x: Tensor, chunk: int = PREFIX_CHUNK) -> Tensor:
+        """The same without a graph, `chunk` samples at a time."""
         with torch.no_grad():
             values, name = self.effective(), self.program.input
-            parts = _filled(x, self.program.batch).split(self.program.batch or PREFIX_CHUNK)
+            parts = _filled(x, self.program.batch).split(self.program.batch or chunk)
             logits = [self._whole(sections.start(self.program, values, {name: part}, part.shape[0]))[self.program.output] for part in parts]
             return torch.cat(logits)[: x.shape[0]]
 
@@ -91,8 +91,10 @@ class Engine:
                 whole[name].narrow(axis, begin, part.shape[0]).copy_(value)
         return whole
 
-    def _run(self, part: Section, given: Mapping[str, Tensor], batch: int) -> dict[str, Any]:
-        return part(sections.start(self.program, self._values, given, batch))
+    def _run(self, part: Section, given: dict[str, Tensor], batch: int) -> dict[str, Any]:
+        env = sections.start(self.program, self._values, given, batch)
+        given.clear()  # so that the section holds them alone, and frees each with its last reader
+        return part(env)
 
     def _with_graph(self, live: list[Step], learners: Learners) -> Section:
         """The live part, blocks that are computed twice as one step each."""

@@ -20,7 +20,7 @@ from sdk.training.nn.engine import Engine
 from sdk.training.nn.fit import FitResult, fit
 from sdk.training.nn.learners import learners
 from sdk.training.nn.meter import Meter, SavedBytes
-from sdk.training.nn.program import TrainableProgram, run_plain
+from sdk.training.nn.program import TrainableProgram
 from sdk.training.nn.threads import threads as with_threads
 from sdk.training.nn.update import Updates
 
@@ -64,7 +64,9 @@ class Trainer:
         self.engine = Engine(program, found, self.updates)
         self._meter = Meter([*program.values.values(), *found.values.values()], found.constants)
         self._saved = SavedBytes()
-        self.steps = 0
+        self.steps, self._apart = 0, program.batch is not None  # a fixed batch is taken as it was exported
+        if self.micro_batch < training.batch:
+            self._take_apart()
 
     def step(self, x: Any, y: Any) -> StepResult:
         """One update on samples [N, ...] with labels [N]. Raises DataError for data that does not fit, TrainingDiverged with nothing changed."""
@@ -72,6 +74,8 @@ class Trainer:
         if self.program.batch and x.shape[0] % self.program.batch:
             raise DataError(f"{x.shape[0]} samples were given and the program was exported for batches of {self.program.batch}; give a multiple, drop the last")
         starts = range(0, x.shape[0], self.micro_batch)
+        if len(starts) > 1:
+            self._take_apart()
         self._saved, before = SavedBytes(), state.snapshot(self)
         with with_threads(self.threads):
             self.updates.begin(len(starts))
@@ -116,6 +120,12 @@ class Trainer:
         x = checked_samples(x, self.program)
         return x, checked_labels(y, x.shape[0], self.program.classes)
 
+    def _take_apart(self) -> None:
+        """Raises UsageError where micro-batches would change what is learned."""
+        if not self._apart and mixes_samples(self.engine):
+            raise UsageError(f"the model mixes the samples of a batch, so it cannot learn from {self.micro_batch} at a time; raise micro_batch")
+        self._apart = True
+
     def _part(self, x: Tensor, y: Tensor, batch: int) -> tuple[float, int]:
         """(share of the loss, samples that were right) of one micro-batch, after its backward pass."""
         with self._meter.watching():
@@ -133,15 +143,14 @@ class Trainer:
         return value, right
 
 
-def mixes_samples(program: TrainableProgram) -> bool:
+def mixes_samples(engine: Engine) -> bool:
     """True when a sample's logits depend on the others of its batch: then a batch cannot be taken apart."""
-    generator = torch.Generator().manual_seed(0)
+    program, generator = engine.program, torch.Generator().manual_seed(0)
     if program.input_dtype.is_floating_point:
         x = torch.rand(3, *program.input_shape, generator=generator).to(program.input_dtype)
     else:
         x = torch.randint(0, 2, (3, *program.input_shape), generator=generator).to(program.input_dtype)
-    with torch.no_grad():
-        whole, alone = run_plain(program, x), torch.cat([run_plain(program, part) for part in x.split(1)])
+    whole, alone = engine.infer(x), engine.infer(x, 1)
     return not torch.allclose(whole, alone, rtol=1e-3, atol=1e-4 * float(whole.abs().max()))
 
 
@@ -149,5 +158,3 @@ def _check_batch(program: TrainableProgram, batch: int, micro_batch: int) -> Non
     if program.batch is not None and (program.batch != micro_batch or batch % micro_batch):
         mend = f"train with micro_batch={program.batch} and a batch of a multiple of it, or export with a dynamic batch"
         raise UsageError(f"the program was exported for batches of {program.batch} and training asks for {micro_batch}; {mend}")
-    if micro_batch < batch and program.batch is None and mixes_samples(program):
-        raise UsageError(f"the model mixes the samples of a batch, so micro-batches of {micro_batch} change what it learns; train with micro_batch={batch}")
