@@ -283,8 +283,16 @@ def _with(net: nn.Module, name: str, value: float) -> nn.Module:
     return net
 
 
-def _dynamic() -> Any:
-    return torch.export.export(nn.Linear(4, 2), (torch.zeros(3, 4),), dynamic_shapes={"input": {0: torch.export.Dim("n")}})
+def _dynamic(axis: int) -> Any:
+    return torch.export.export(nn.ReLU(), (torch.zeros(3, 4),), dynamic_shapes={"input": {axis: torch.export.Dim("n")}})
+
+
+def test_a_free_batch_is_read_as_a_batch_of_1() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.Flatten(), nn.Linear(8, 3)).eval()
+    free = torch.export.export(net, (torch.zeros(2, 1, 4, 4),), dynamic_shapes=({0: torch.export.Dim("n")},))
+    graph, fixed = from_torch(free), from_torch(net, torch.zeros(1, 1, 4, 4))
+    assert [graph[n].shape for n in graph.inputs] == [(1, 1, 4, 4)] and len(graph.nodes) == len(fixed.nodes)
+    assert {t.origin for t in graph.constants()} == {t.origin for t in fixed.constants()}
 
 
 WRONG: dict[str, tuple[Any, Any, type[EmbarqError], str]] = {
@@ -296,7 +304,9 @@ WRONG: dict[str, tuple[Any, Any, type[EmbarqError], str]] = {
     "no module": (lambda: 3, np.zeros(1), UsageError, "cannot export a int; give an nn.Module"),
     "branches": (Branches, np.zeros((1, 4)), ModelError, r"torch\.export cannot trace Branches .*without branches or loops"),
     "state": (Counts, np.zeros((1, 4)), ModelError, "forward changes its buffer total, .*make it an input and an output"),
-    "dynamic shapes": (_dynamic, None, ModelError, r"input input has shape \['s\d+', '4'\], which is not fixed; export without dynamic_shapes"),
+    "dynamic shapes": (
+        lambda: _dynamic(1), None, ModelError, r"input input has shape \['3', 's\d+'\], which is not fixed; export it with dynamic_shapes for the batch alone"
+    ),
     "NaN": (lambda: _with(nn.Linear(4, 2), "weight", np.nan), np.zeros((1, 4)), ModelError, "weights 'weight' hold NaN or infinity"),
     "infinity": (lambda: _with(nn.Conv2d(3, 2, 1), "bias", -np.inf), np.zeros((1, 3, 4, 4)), ModelError, "weights 'bias' hold NaN or infinity"),
     "half": (lambda: nn.Linear(4, 2).half(), torch.zeros(1, 4, dtype=torch.float16), ModelError, r"float16; call \.float\(\) on the module"),

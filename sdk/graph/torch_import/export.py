@@ -129,13 +129,23 @@ def _load(torch: Any, path: Path) -> Any:
 
 
 def _static(program: Any) -> Any:
-    """The program, if every input has a fixed shape."""
+    """The program with inputs of fixed shape. One whose batch alone is free is fixed at a batch of 1; its source stays as it is."""
+    free = False
     for node in program.graph.nodes:
-        value = node.meta.get("val")
-        shape = list(getattr(value, "shape", ()))
-        if node.op == "placeholder" and any(not isinstance(d, int) for d in shape):
-            raise ModelError(f"input {node.name} has shape {[str(d) for d in shape]}, which is not fixed; export without dynamic_shapes, batch included")
-    return program
+        shape = list(getattr(node.meta.get("val"), "shape", ()))
+        if node.op == "placeholder" and any(not isinstance(d, int) for d in shape[1:]):
+            raise ModelError(f"input {node.name} has shape {[str(d) for d in shape]}, which is not fixed; export it with dynamic_shapes for the batch alone")
+        free |= node.op == "placeholder" and bool(shape) and not isinstance(shape[0], int)
+    return _with_batch_of_1(program) if free else program
+
+
+def _with_batch_of_1(program: Any) -> Any:
+    torch = import_torch()
+    values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
+    inputs = [values[name] for name in program.graph_signature.user_inputs]
+    args = tuple(torch.zeros([d if isinstance(d, int) else 1 for d in v.shape], dtype=v.dtype) for v in inputs)
+    with _quiet(), torch.no_grad():
+        return _export(torch, program.module(), args, {})
 
 
 def functional(program: Any) -> Any:
