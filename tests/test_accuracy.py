@@ -42,7 +42,7 @@ def test_digits_lose_at_most_a_point_in_int8(digits, choice: str) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("name", ["mobilenetv2_035", "mcunet_like"])
+@pytest.mark.parametrize("name", ["mobilenetv2_035", "mcunet_like", "resnet18_quarter"])
 def test_cifar_nets_lose_at_most_a_point_in_int8_and_the_board_agrees(name: str) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("PIL")
