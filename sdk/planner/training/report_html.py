@@ -100,7 +100,7 @@ def _here(place: tuple[float, float] | None) -> str:
     if place is None:
         return ""
     x, y = place
-    anchor = "end" if x > _WIDTH / 2 else "start"
+    anchor = "end" if x > _LEFT + 120 else "start"  # the budget's line is to the right
     circle = f'<circle cx="{x:.1f}" cy="{y:.1f}" r="8" fill="none" stroke="var(--good)" stroke-width="3"/>'
     return f'{circle}<text x="{x + (-14 if anchor == "end" else 14):.1f}" y="{max(y + 22, _TOP + 22):.1f}" text-anchor="{anchor}">this plan</text>'
 
