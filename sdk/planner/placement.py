@@ -185,7 +185,35 @@ def pillar(rules: Rules, offsets: Sequence[int], top: int) -> list[int]:
 
 
 def pack_one(rules: Rules, floor: int, work: int = WORK) -> tuple[list[int], int]:
-    """Offsets in one region and its size, as near to `floor` as the work allows."""
+    """Offsets in one region and its size, as near to `floor` as the work allows.
+
+    Pinned buffers meet every other one and share bytes with none, so wherever they lie they cost what they take: they go to the
+    bottom, and the others are packed above them as if they were alone.
+    """
+    pinned = [x for x, span in enumerate(rules.spans) if span.pinned]
+    if not pinned:
+        return _pack(rules, floor, work)
+    offsets, base = [-1] * len(rules.spans), 0
+    for x in pinned:
+        offsets[x], base = base, base + round_up(rules.spans[x].size_bytes, rules.alignment)
+    others = [x for x in range(len(rules.spans)) if offsets[x] < 0]
+    if not others:
+        return offsets, offsets[pinned[-1]] + rules.spans[pinned[-1]].size_bytes
+    found, top = _pack(_among(rules, others), floor - base, work)
+    for x, at in zip(others, found, strict=True):
+        offsets[x] = base + at
+    return offsets, base + top
+
+
+def _among(rules: Rules, kept: Sequence[int]) -> Rules:
+    """The rules of the buffers `kept` among themselves."""
+    number = {x: n for n, x in enumerate(kept)}
+    against = tuple(tuple((number[y], low, high) for y, low, high in rules.against[x] if y in number) for x in kept)
+    return Rules(tuple(rules.spans[x] for x in kept), against, tuple(rules.heat[x] for x in kept), rules.alignment)
+
+
+def _pack(rules: Rules, floor: int, work: int) -> tuple[list[int], int]:
+    """`pack_one` of buffers of which none is pinned."""
     if not rules.spans:
         return [], 0
     tried = []

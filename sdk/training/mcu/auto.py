@@ -29,7 +29,7 @@ ENERGIES = (0.3, 0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99)
 #: The classifier's adapter keeps more: the mean of its input holds most of the energy and tells no class from another.
 CLASSIFIER_ENERGY = 0.99
 #: Trained layers hold at most this share of the model's multiply-accumulates, so that a step takes at most about two inferences.
-MOST_WORK = 0.5
+MOST_WORK = 0.3
 #: Layers with adapters that are tried, counted from the last.
 DEPTHS = (1, 2, 3, 4, 6, 8, 11, 15, 20, 30)
 _ROUNDS = 5
