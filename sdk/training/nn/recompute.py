@@ -37,7 +37,7 @@ def blocks(program: TrainableProgram, steps: Sequence[Step]) -> tuple[Block, ...
 
     For MobileNetV2 these are its inverted residuals, for ResNet its residual blocks.
     """
-    lonely = [i for i in range(len(steps) - 1) if _alive_behind(steps, i) == {steps[i].name}]
+    lonely = [i for i in range(len(steps) - 1) if steps[i].batch_axis is not None and _alive_behind(steps, i) == {steps[i].name}]
     cuts = [i for n, i in enumerate(lonely) if _is_narrow(steps, lonely, n)]
     constant = {*program.values, *(step.name for step in program.steps if step.kind == "scalar")}
     found, begin = [], 0
