@@ -246,6 +246,17 @@ def test_values_larger_than_the_flash_are_refused() -> None:
     assert store_bytes("stm32f405", 600_000) > load_device("stm32f405").flash.size_bytes  # a plan says so, and does not raise
 
 
+@pytest.mark.parametrize("compiler", ["zig", "gcc"])
+def test_what_learning_takes_is_measured_for_every_board(compiler: str) -> None:
+    from sdk.planner.measured import footprint
+
+    for name in (n for n in device_names() if load_device(n).family):
+        with_it, without = (footprint(load_device(name), compiler, [], learns=learns) for learns in (True, False))
+        assert not with_it.estimated, f"{name}: run make measure"
+        assert 2000 < with_it.text - without.text < 6000 and 200 < with_it.stack - without.stack < 1000
+        assert with_it.bss > without.bss and with_it.rodata > without.rodata
+
+
 # -- on emulated boards -------------------------------------------------------------------------------------------------------
 
 
