@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from sdk.passes.quantise import QuantOptions, quantise
+from sdk.planner.training.records import Choice
 from sdk.planner.training.spec import Training
 from sdk.training.mcu.auto import auto_choices, smallest_choice
+from sdk.training.mcu.choices import choices_of
 from sdk.training.mcu.layers import find_layers
 from sdk.training.mcu.plan import Learner, learner
 from tests.training_nets import NONE, Maker, int8_net, samples
@@ -54,6 +56,15 @@ def test_the_classifier_learns_whole_where_it_fits_else_by_an_adapter_else_by_it
     assert auto_choices(poor) == smallest_choice(poor.graph) and auto_choices(poor)[0].method == "bias"
     ranked = made("point", None, method="adapter")
     assert {choice.method for choice in auto_choices(ranked)} == {"adapter"}
+
+
+def test_a_plan_tells_the_choices_it_was_made_with() -> None:
+    one = made("depthwise", None)
+    rows = [
+        Choice("l2", "bias"), Choice("l3", "adapter", ranks=(0, 0, 3), factors="int8"), Choice("l4", "exact"), Choice("l5", "channels", fraction=0.5),
+        Choice("l6", "exact", factors="int8"),
+    ]  # fmt: skip
+    assert choices_of(one.plan(rows).training) == rows
 
 
 def test_layers_that_no_gradient_reaches_are_left_alone() -> None:

@@ -14,6 +14,7 @@ from sdk.training.mcu.bases import rank_for
 from sdk.training.mcu.layers import Layer, by_name, find_layers
 
 if TYPE_CHECKING:
+    from sdk.planner.mcu_training import TrainedLayer, TrainingUse
     from sdk.training.mcu.plan import Learner
 
 
@@ -56,3 +57,20 @@ def _choice(learner: Learner, layer: Layer) -> Choice:
     if method in ("adapter", "fixed") and layer.name in learner.spectra:
         return Choice(layer.name, method, ranks=(0, 0, rank_for(learner.spectra[layer.name], training.eps)))
     return Choice(layer.name, method)
+
+
+def choices_of(use: TrainingUse) -> list[Choice]:
+    """The choices that a plan was made with: `learner(...).plan(choices_of(plan.training))` is that plan again."""
+    rows = []
+    for layer in use.trained:
+        factors = "int8" if layer.stored == "int8" and layer.method != "channels" else "float32"
+        ranks = (0, 0, layer.rank) if layer.method in ("adapter", "fixed") else ()
+        rows.append(Choice(layer.name, layer.method, ranks=ranks, factors=factors, fraction=_fraction(use, layer)))
+    return rows
+
+
+def _fraction(use: TrainingUse, layer: TrainedLayer) -> float:
+    """The share of input channels that learn; 1 where all do."""
+    if layer.method != "channels" or use.graph is None:
+        return 1.0
+    return layer.channels / by_name(find_layers(use.graph), layer.name).weight.shape[-1]
