@@ -29,6 +29,7 @@ class Configuration:
     layers: str
     device: str = "stm32f746"
     quick: bool = False
+    budget: str | None = None  # of RAM in all: arena, data, stack
 
 
 def mobilenet() -> Any:
@@ -52,8 +53,11 @@ def windows() -> tuple[np.ndarray, np.ndarray]:
 
 CONFIGURATIONS: dict[str, Configuration] = {
     "har_last4": Configuration(lambda: har.pretrained("phone"), windows, "last4", quick=True),
-    "mobilenetv2_035_96_last2": Configuration(mobilenet, pictures, "last2"),
-    "mobilenetv2_035_96_last10": Configuration(mobilenet, pictures, "last10"),
+    "mobilenetv2_035_96_last2": Configuration(mobilenet, pictures, "last2", "stm32l4r5"),
+    "mobilenetv2_035_96_last10": Configuration(mobilenet, pictures, "last10", "stm32l4r5"),
+    "mobilenetv2_035_96_64KiB": Configuration(mobilenet, pictures, "auto", "stm32l4r5", budget="64KiB"),
+    "mobilenetv2_035_96_128KiB": Configuration(mobilenet, pictures, "auto", "stm32l4r5", budget="128KiB"),
+    "mobilenetv2_035_96_256KiB": Configuration(mobilenet, pictures, "auto", "stm32l4r5", budget="256KiB"),
 }
 
 
@@ -73,7 +77,7 @@ def measured(name: str, wish: Configuration) -> list[Row]:
 
     x, y = wish.samples()
     model = sdk.load(wish.net(), example=torch.zeros(1, *x.shape[1:]), name=name)
-    training = sdk.Training(layers=wish.layers, learning_rate=0.01, batch=1)
+    training = sdk.Training(layers=wish.layers, learning_rate=0.01, batch=1, budget=wish.budget)
     made = learner(wish.device, model, training, x)
     plan = sdk.plan(wish.device, model, calibration=(x, y), training=training)
     if not plan.fits:
@@ -109,10 +113,10 @@ def by_torch(made: Any, plan: Any, x: np.ndarray, y: np.ndarray) -> dict[str, np
     """Every learned value after the same steps in double precision, behind the same int8 part."""
     from sdk.golden import check_input
     from sdk.graph.interpreter import run
-    from sdk.training.mcu.choices import default_choices
+    from sdk.training.mcu.choices import choices_of
     from sdk.training.mcu.reference import Reference
 
-    step, _ = made.step(default_choices(made))
+    step, _ = made.step(choices_of(plan.training))
     reference, graph = Reference(step.split, step.treatments, step.variables, made.training), step.split.graph
     for sample, label in zip(x, y, strict=True):
         values = run(graph, {graph.inputs[0]: check_input(graph[graph.inputs[0]], sample[None])}, keep=True)

@@ -248,3 +248,25 @@ def test_the_picture_has_a_point_for_every_eps(tmp_path) -> None:  # type: ignor
     training_plot.training_chart(rows, tmp_path / "b.svg", "n")
     drawn = (tmp_path / "a.svg").read_text()
     assert drawn == (tmp_path / "b.svg").read_text() and drawn.startswith("<?xml")
+
+
+def test_an_error_is_told_against_the_largest_value_of_its_tensor() -> None:
+    from benchmarks import training_mcu
+
+    wanted = {"a": np.array([1.0, -4.0]), "b": np.array([0.5]), "not pulled": np.array([9.0])}
+    assert training_mcu.relative_error({"a": np.array([1.0, -4.2]), "b": np.array([0.5])}, wanted) == pytest.approx(0.05)
+
+
+@pytest.mark.long
+def test_a_person_teaches_the_emulated_board() -> None:
+    """The whole way: quantised, planned, compiled, flashed, taught by half a minute of movements, asked for what it never saw."""
+    pytest.importorskip("unicorn")
+    import sdk
+    from benchmarks import training_mcu
+
+    shared("har/spsw_har_public.npz")
+    part = training_tasks.person_parts("watch", "phone", har.CHOSEN_ON[:1])[0]
+    part = training_tasks.Part(part.x[::2], part.y[::2], part.tx[::4], part.ty[::4], tuple(v[64:] for v in part.known))
+    before = train_har.accuracy(har.pretrained("phone"), part.tx, part.ty)
+    training = sdk.Training(batch=1, layers="last4", learning_rate=0.005, budget="256KiB")
+    assert training_mcu.accuracy_on_board(har.pretrained("phone"), part, training, epochs=1) > before + 0.2
