@@ -117,7 +117,7 @@ def measured_steps(rates: Any) -> list[tuple[str, float, float, float]]:
 
     rows = []
     for net, side, batch in NETS:
-        for method, layers in (("exact", 99), ("exact", 4), ("bias", 99)):
+        for method, layers in (("exact", 99), ("exact", 4), ("bias", 99), ("fixed", 99)):
             work = (net, side, batch, method, layers)
             arithmetic = predicted_seconds(*work, replace(rates, bytes_s=1e30))
             rows.append((f"{net}/{side}/{batch}/{method}/{layers}", arithmetic, predicted_seconds(*work, rates) - arithmetic, fastest(trainer(*work))))

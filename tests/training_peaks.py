@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -142,4 +143,6 @@ def predicted_seconds(net: str, side: int, batch: int, method: str, layers: int,
     """The planner's estimate of one step."""
     from sdk.planner.training.make import step_seconds
 
-    return step_seconds(setting(net, side, batch, rates), choices(net, side, method, layers))
+    made = setting(net, side, batch, rates)
+    known = made if method in ("exact", "bias") else replace(made, records=calibration(net, side).records)
+    return step_seconds(known, choices(net, side, method, layers))

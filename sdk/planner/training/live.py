@@ -88,7 +88,7 @@ class Gradients:
         return high
 
     def _give(self, op: Op, name: str) -> int:
-        """The gradient of one value that `op` reads; the bytes alive meanwhile. A second part is added to the first in a new buffer."""
+        """The gradient of one value that `op` reads; the bytes alive meanwhile. A second part is added to the first in its place."""
         passes, had = op.kind in _PASSES_ON, name in self._owner
         if passes and not had:
             self._owner[name] = self._owner[op.name]
@@ -97,7 +97,7 @@ class Gradients:
         self._owner[name] = name
         if not had:
             return self.bytes()
-        return before + self._size(name) * (1 if passes else 2)
+        return before + self._size(name)
 
     def _size(self, name: str) -> int:
         return self.walk.size_of(name, self.batch)
