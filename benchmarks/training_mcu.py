@@ -9,7 +9,7 @@ that and the last four blocks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,8 @@ class Configuration:
     device: str = "stm32f746"
     quick: bool = False
     budget: str | None = None  # of RAM in all: arena, data, stack
+    ranks: Mapping[str, int] = field(default_factory=dict)  # layer -> rank of its adapter; the classifier learns whole beside them
+    channels_last: bool = False  # as a camera gives pictures
 
 
 def mobilenet() -> Any:
@@ -55,9 +57,14 @@ CONFIGURATIONS: dict[str, Configuration] = {
     "har_last4": Configuration(lambda: har.pretrained("phone"), windows, "last4", quick=True),
     "mobilenetv2_035_96_last2": Configuration(mobilenet, pictures, "last2", "stm32l4r5"),
     "mobilenetv2_035_96_last10": Configuration(mobilenet, pictures, "last10", "stm32l4r5"),
-    "mobilenetv2_035_96_64KiB": Configuration(mobilenet, pictures, "auto", "stm32l4r5", budget="64KiB"),
-    "mobilenetv2_035_96_128KiB": Configuration(mobilenet, pictures, "auto", "stm32l4r5", budget="128KiB"),
-    "mobilenetv2_035_96_256KiB": Configuration(mobilenet, pictures, "auto", "stm32l4r5", budget="256KiB"),
+    "mobilenetv2_035_96_64KiB": Configuration(mobilenet, pictures, "auto", "stm32l4r5", budget="64KiB", channels_last=True),
+    "mobilenetv2_035_96_adapters": Configuration(
+        mobilenet, pictures, "", "stm32l4r5", ranks={"16.body.2.0": 16, "17.body.2.0": 16}, channels_last=True
+    ),
+    "mobilenetv2_035_96_four_blocks": Configuration(
+        mobilenet, pictures, "", "stm32l4r5", channels_last=True,
+        ranks={f"{block}.body.{part}.0": 8 for block in (14, 15, 16, 17) for part in (0, 2)} | {"18.0": 8},
+    ),
 }
 
 
@@ -76,10 +83,12 @@ def measured(name: str, wish: Configuration) -> list[Row]:
     from sdk.training.mcu.plan import learner
 
     x, y = wish.samples()
-    model = sdk.load(wish.net(), example=torch.zeros(1, *x.shape[1:]), name=name)
-    training = sdk.Training(layers=wish.layers, learning_rate=0.01, batch=1, budget=wish.budget)
+    layout = {"input_layout": "nhwc"} if wish.channels_last else {}
+    model = sdk.load(wish.net(), example=torch.zeros(1, *x.shape[1:]), name=name, **layout)
+    x = np.ascontiguousarray(x.transpose(0, 2, 3, 1)) if wish.channels_last else x
+    training = sdk.Training(layers=wish.layers or "auto", learning_rate=0.01, batch=1, budget=wish.budget)
     made = learner(wish.device, model, training, x)
-    plan = sdk.plan(wish.device, model, calibration=(x, y), training=training)
+    plan = made.plan(_ranked(made, wish.ranks)) if wish.ranks else sdk.plan(wish.device, model, calibration=(x, y), training=training)
     if not plan.fits:
         raise RuntimeError(f"{name} does not fit {wish.device}: {plan.shortfall}")
     with sdk.compile(plan).flash("emulator") as session:
@@ -99,6 +108,15 @@ def measured(name: str, wish: Configuration) -> list[Row]:
         Row(case, "step_over_inference", steps / inference, "ratio", "lower"),
         Row(case, "max_relative_error", relative_error(learned, wanted), "fraction", "lower"),
     ]
+
+
+def _ranked(made: Any, ranks: Mapping[str, int]) -> list[Any]:
+    """Adapters of the ranks asked for, and the classifier whole."""
+    from sdk.planner.training.records import Choice
+    from sdk.training.mcu.layers import find_layers
+
+    rows = [Choice(name, "adapter", ranks=(0, 0, rank)) for name, rank in ranks.items()]
+    return [*rows, Choice(find_layers(made.graph)[-1].name, "exact")]
 
 
 def inference_instructions(device: str, model: Any, calibration: np.ndarray) -> int:
