@@ -125,7 +125,8 @@ def command(monkeypatch, tmp_path):
 
     def run(before: float, after: float, *options: str):
         session = Session(before, after)
-        artifact = SimpleNamespace(manifest={"name": "net", "device": "host", "training": {}, "recipe": {}}, is_linux=True, flash=lambda *_args, **_options: session)
+        manifest = {"name": "net", "device": "host", "training": {}, "recipe": {}}
+        artifact = SimpleNamespace(manifest=manifest, is_linux=True, flash=lambda *_args, **_options: session)
         monkeypatch.setattr(sdk, "open", lambda _folder: artifact)
         np.savez(tmp_path / "new.npz", x=X, y=Y)
         code = cli.main(["train", "out", "--data", str(tmp_path / "new.npz"), "--log", str(tmp_path / "log.jsonl"), *options])
