@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdk.planner.training.choose import choose, curve, peak_of, smallest
-from sdk.planner.training.fronts import Option
+from sdk.planner.training.fronts import Joint, Option
 from sdk.planner.training.records import Choice
 
 METHODS = ("freeze", "bias", "fixed", "exact", "adapter", "recompute")
@@ -30,10 +28,22 @@ def random_option(rng: np.random.Generator, layer: int, method: str, scale: int)
     return Option(choice, float(rng.integers(1, 9)), *sizes[:4], 0.5, sizes[4], 0.3)
 
 
-def by_hand(layers, budget, fixed, prefix, after):
+def selections(layers, joints=(), at=0, started=False):
+    """Every selection: each layer by an option of its own, or some of them together."""
+    if at == len(layers):
+        yield ()
+        return
+    for o in layers[at]:
+        yield from ((o, *rest) for rest in selections(layers, joints, at + 1, started or o.trains))
+    for joint in joints:
+        if joint.first == at and (joint.inner if started else joint.starts):
+            yield from ((*joint.options, *rest) for rest in selections(layers, joints, joint.end, True))
+
+
+def by_hand(layers, budget, fixed, prefix, after, joints=()):
     """The largest value of all selections whose walk stays within the budget, and the smallest peak of any that trains."""
     best, least = None, None
-    for options in itertools.product(*layers):
+    for options in selections(layers, joints):
         start = next((i for i, o in enumerate(options) if o.trains), None)
         if start is None:
             continue
@@ -65,6 +75,34 @@ def test_equal_to_trying_everything(seed, depth, width, scale, share):
         assert found.value == pytest.approx(best, rel=1e-12)
         assert found.peak_bytes == peak_of(found.options, fixed, prefix, after) <= budget
     assert smallest(layers, fixed, prefix, after).peak_bytes == least
+
+
+def random_joints(seed: int, depth: int, scale: int) -> list[Joint]:
+    """Options chosen together for up to three runs of layers, which may overlap."""
+    rng = np.random.default_rng(seed)
+    found = []
+    for _ in range(int(rng.integers(1, 4))):
+        first = int(rng.integers(0, depth))
+        end = int(rng.integers(first + 1, depth + 1))
+        options = tuple(random_option(rng, i, "recompute", scale) for i in range(first, end))
+        found.append(Joint(first, options, bool(rng.random() < 0.8), bool(rng.random() < 0.8)))
+    return found
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 6), st.integers(2, 3), st.sampled_from((3, 40, 10**6)), st.floats(0, 1.2))
+def test_equal_to_trying_everything_where_layers_are_chosen_together(seed, depth, width, scale, share):
+    layers, joints = random_layers(seed, depth, width, scale), random_joints(seed + 2, depth, scale)
+    rng = np.random.default_rng(seed + 1)
+    prefix, after = [int(n) for n in rng.integers(0, scale, depth)], int(rng.integers(0, scale))
+    budget = int(share * 3 * scale * depth)
+    best, least = by_hand(layers, budget, 0, prefix, after, joints)
+    found = choose(layers, budget, 0, prefix, after, joints=joints)
+    assert (found is None) == (best is None)
+    if found is not None:
+        assert found.value == pytest.approx(best, rel=1e-12)
+        assert found.peak_bytes == peak_of(found.options, 0, prefix, after) <= budget
+    assert smallest(layers, 0, prefix, after, joints).peak_bytes == least
 
 
 def test_never_over_the_budget_in_a_thousand_random_ones():

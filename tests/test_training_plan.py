@@ -18,6 +18,7 @@ from sdk.planner.training.choose import peak_of
 from sdk.planner.training.make import Case, make_training_plan
 from sdk.planner.training.options import AUTO, Setting, layer_options
 from sdk.planner.training.predict import predict_saved_bytes, predict_step
+from sdk.planner.training.recomputed import joints
 from sdk.planner.training.records import Choice
 from sdk.planner.training.spec import Training
 from sdk.planner.training.walk import walk_of
@@ -33,6 +34,7 @@ NETS = ("mobile", "plain", "residual")
 @pytest.mark.parametrize(("method", "layers", "factors"), [
     ("exact", 1, "float32"), ("exact", 4, "float32"), ("exact", 99, "float32"), ("bias", 99, "float32"), ("fixed", 99, "float32"), ("fixed", 5, "int8"),
     ("fixed", 99, "float16"), ("asi", 99, "float32"), ("asi", 6, "int8"), ("adapter", 99, "float32"),
+    ("channels", 99, "float32"), ("channels", 6, "int8"), ("recompute", 99, "float32"), ("recompute", 4, "float32"),
 ])  # fmt: skip
 def test_kept_bytes_are_what_the_meter_counts(net, method, layers, factors):
     from sdk.training.nn.trainer import Trainer
@@ -45,6 +47,37 @@ def test_kept_bytes_are_what_the_meter_counts(net, method, layers, factors):
         predicted = predict_saved_bytes(walk_of(peaks.program(net, 32)), records, chosen, batch)
         assert predicted == made.saved_bytes().batch
         assert sum(kept.constant_bytes(r, c) for r in records for c in chosen if c.layer == r.name) == made.saved_bytes().constants
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_kept_bytes_of_mixed_choices_are_what_the_meter_counts(net):
+    """Wherever training starts, in a block or at its edge, and whatever the other layers of a block do."""
+    from sdk.training.nn.trainer import Trainer
+
+    found, rng = peaks.program(net, 32), np.random.default_rng(5)
+    ways = [peaks.choices(net, 32, method, 99) for method in ("exact", "fixed", "channels", "recompute", "bias")]
+    for _ in range(8):
+        picked = [(None, *row)[rng.integers(6)] for row in zip(*ways, strict=True)]
+        chosen = [c for c in picked if c is not None] or [ways[3][-1]]
+        made = Trainer(found, chosen, peaks.calibration(net, 32), Training(batch=4))
+        made.step(*peaks.data(32, 4))
+        assert predict_saved_bytes(walk_of(found), found.layers, chosen, 4) == made.saved_bytes().batch
+
+
+@pytest.mark.parametrize("net", NETS)
+def test_blocks_that_are_offered_are_those_that_the_trainer_recomputes(net):
+    from sdk.planner.training.blocks import offered
+    from sdk.training.nn.recompute import blocks
+    from sdk.training.nn.sections import live_steps
+
+    found = peaks.program(net, 32)
+    names = list(found.by_name)
+    for block in offered(walk_of(found)):
+        inside = tuple(names[i] for i in block.layers)
+        for start in range(block.layers[0] + 1) if block.inner else [block.layers[0]]:
+            if start < block.layers[0] or block.first:
+                there = {b.layers: b.inputs for b in blocks(found, live_steps(found, {names[start], *inside}))}
+                assert there.get(inside) == (block.inner if start < block.layers[0] else block.first).inputs
 
 
 def test_what_hosvd_keeps_is_expected_from_the_spectra():
@@ -79,14 +112,19 @@ def test_a_walk_through_the_step_is_never_above_its_price(net):
     rng = np.random.default_rng(3)
     for batch in (4, 16):
         setting = Setting(c.walk, c.records, Training(batch=batch), c.rank_rule, batch, eps_grid=GRID)
-        rows = layer_options(setting, None)
-        for _ in range(25):
+        rows, together = layer_options(setting, None), joints(setting, None)
+        assert together
+        for _ in range(40):
             options = [row[rng.integers(len(row))] if rng.random() < 0.6 else row[0] for row in rows]
+            start = next((i for i, o in enumerate(options) if o.trains), len(rows))
+            for joint in together:
+                if rng.random() < 0.4 and (joint.inner if joint.first > start else joint.starts and joint.end > start):
+                    options[joint.first : joint.end], start = joint.options, min(start, joint.first)
             if not any(o.trains for o in options):
                 continue
             choices = tuple(o.choice for o in options)
             pairs = list(zip(c.records, choices, strict=True))
-            held = sum(kept.learning_bytes(r, x) * setting.held_copies + kept.constant_bytes(r, x) for r, x in pairs)
+            held = sum(kept.learning_bytes(r, x) * setting.held_copies + kept.constant_bytes(r, x) + kept.still_bytes(r, x) for r, x in pairs)
             price = peak_of(options, 0, setting.prefix_bytes, batch * (16 * c.walk.classes + 8))
             assert predict_step(setting, choices).peak_bytes + held <= price
 
@@ -100,6 +138,30 @@ def test_plans_keep_their_budget_and_gain_with_it():
     # a larger part of the batch at once is worth a thousandth of the gain: fewer, faster passes
     assert all(b > a - 1e-3 for a, b in pairwise(gains)) and gains[-1] == pytest.approx(1.0)
     assert {row.choice.layer for row in plans[-1].layers} == {r.name for r in c.records}
+
+
+@pytest.mark.parametrize(("net", "method"), [("mobile", "recompute"), ("residual", "channels")])
+def test_a_budget_exists_where_recomputing_or_a_part_of_the_channels_gains_most(net, method, monkeypatch):
+    from sdk.training.nn.trainer import Trainer
+
+    c = case(net)
+    whole = make_training_plan(c, Training(method="exact", layers="all")).peak_bytes
+    for share in np.linspace(0.3, 1.0, 29):
+        asked = Training(budget=int(whole * share), micro_batch=16)
+        plan = make_training_plan(c, asked)
+        if plan.fits and method in {x.method for x in plan.choices}:
+            break
+    assert method in {x.method for x in plan.choices} and plan.fits and plan.peak_bytes <= plan.budget_bytes
+    made = Trainer(peaks.program(net, 32), plan.choices, peaks.calibration(net, 32), asked)
+    made.step(*peaks.data(32, 16))
+    assert predict_saved_bytes(c.walk, c.records, plan.choices, 16) == made.saved_bytes().batch
+    monkeypatch.setattr("sdk.planner.training.make.AUTO", tuple(m for m in AUTO if m != method))
+    assert make_training_plan(c, asked).gain < plan.gain
+    assert any(word in " ".join(plan.decisions) for word in ("computed again", "first ones"))
+
+
+def test_nothing_is_recomputed_where_memory_is_plenty():
+    assert {x.method for x in make_training_plan(case(), Training()).choices} == {"exact"}
 
 
 def test_a_budget_too_small_names_the_smallest_and_the_change_that_fits():
@@ -158,7 +220,7 @@ def test_the_peak_of_a_process_is_predicted(net, monkeypatch):
 
     monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", str(THRESHOLD_BYTES))
     for batch, side in SIZES:
-        for method, layers in (("exact", 99), ("fixed", 99), ("exact", 4)):
+        for method, layers in (("exact", 99), ("fixed", 99), ("exact", 4), ("recompute", 99), ("channels", 99)):
             measured = peak_bytes(peaks.trainer, net, side, batch, method, layers).growth
             predicted = predict_step(peaks.setting(net, side, batch), peaks.choices(net, side, method, layers)).peak_bytes
             assert abs(predicted - measured) <= max(0.1 * measured, 4 << 20), f"{net} {side} {batch} {method}: {predicted:,} for {measured:,}"
@@ -236,7 +298,7 @@ def test_constants_agree_with_the_trainer():
 
     assert (kept.WHOLE_FROM, kept.SMALL_BATCH) == (ranks.WHOLE_FROM, SMALL_BATCH)
     assert conv_grad.CHUNK * 4 == workspace.CHUNK_BYTES
-    assert set(AUTO) <= {"bias", "adapter", "fixed", "asi", "exact"}
+    assert set(AUTO) <= {"bias", "channels", "adapter", "fixed", "asi", "recompute", "exact"}
 
 
 def labelled(count=40):

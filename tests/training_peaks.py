@@ -19,6 +19,8 @@ from sdk.training.nn.program import TrainableProgram, read_program
 from sdk.training.nn.trainer import Trainer
 
 CLASSES = 10
+#: Methods that need no calibration.
+PLAIN = ("exact", "bias", "recompute", "channels")
 
 
 class Inverted(nn.Module):
@@ -110,9 +112,10 @@ def calibration(net: str, side: int) -> Calibration:
 
 
 def choices(net: str, side: int, method: str, layers: int, factors: str = "float32") -> tuple[Choice, ...]:
-    """The last `layers` layers by one method at eps 0.8."""
-    if method in ("exact", "bias"):
-        return tuple(Choice(record.name, method) for record in program(net, side).layers[-layers:])
+    """The last `layers` layers by one method at eps 0.8, or with half of their channels."""
+    if method in PLAIN:
+        fraction = 0.5 if method == "channels" else 1.0
+        return tuple(Choice(record.name, method, fraction=fraction, factors=factors) for record in program(net, side).layers[-layers:])
     found = []
     for record in calibration(net, side).records[-layers:]:
         ranks = ranks_for(record, method, 0.8) if method != "adapter" or record.groups == 1 else ()
@@ -129,7 +132,7 @@ def trainer(net: str, side: int, batch: int, method: str, layers: int) -> Callab
 
 
 def _if_needed(net: str, side: int, method: str) -> Calibration | None:
-    return None if method in ("exact", "bias") else calibration(net, side)
+    return None if method in PLAIN else calibration(net, side)
 
 
 def setting(net: str, side: int, batch: int, rates: Any = None) -> Setting:
@@ -144,5 +147,5 @@ def predicted_seconds(net: str, side: int, batch: int, method: str, layers: int,
     from sdk.planner.training.make import step_seconds
 
     made = setting(net, side, batch, rates)
-    known = made if method in ("exact", "bias") else replace(made, records=calibration(net, side).records)
+    known = made if method in PLAIN else replace(made, records=calibration(net, side).records)
     return step_seconds(known, choices(net, side, method, layers))

@@ -10,6 +10,7 @@ the first and keeps, of all partial selections, those that no other beats in per
 Where the trained part starts is one more loop over the same fronts: the first trained layer needs no input gradient, layers in front
 of it keep nothing. Two bounds keep the fronts short without losing the best: a quick selection found on thinned fronts (below), and the
 linear relaxation of what the layers in front could still add (above); a partial selection that cannot reach the first is dropped.
+Layers that are chosen together (a block that is recomputed) are one step of the walk, from the front behind the last of them.
 Sinha and Zoltners (1979) give the relaxation, Nemhauser and Ullmann (1969) the fronts; here a third coordinate, M, is added.
 """
 
@@ -20,7 +21,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sdk.planner.training.fronts import Bounds, Front, Option, thinned, undominated
+from sdk.planner.training.fronts import Bounds, Front, Joint, Option, thinned, undominated
 
 #: States kept by the quick selection.
 _THIN = 512
@@ -40,38 +41,44 @@ class Chosen:
 
 
 def choose(
-    layers: Sequence[Sequence[Option]], budget_bytes: int, fixed_bytes: int = 0, prefix_bytes: Sequence[int] = (), after_bytes: int = 0, quick: bool = False
-) -> Chosen | None:
+    layers: Sequence[Sequence[Option]], budget_bytes: int, fixed_bytes: int = 0, prefix_bytes: Sequence[int] = (), after_bytes: int = 0, quick: bool = False,
+    joints: Sequence[Joint] = (),
+) -> Chosen | None:  # fmt: skip
     """The selection of largest value whose peak is at most `budget_bytes`; None where not even one layer can train.
 
     layers: the options of each layer, forward order. The first option of a layer freezes it; a layer without one must train, and so
     none behind it may be where training starts. fixed_bytes: weights and runtime, always there. prefix_bytes: for each layer, the
     largest live bytes of the forward pass in front of it; nothing is 0. after_bytes: live behind the last layer (logits, loss).
+    joints: options of layers next to each other that are chosen together, beside those of each layer alone.
     quick: on thinned fronts only: a real selection within the budget, tenths of a percent from the best.
     Where two selections are equal in value and memory, the one with the shorter step wins.
     """
-    _check(layers)
+    _check(layers, joints)
     prefix = tuple(prefix_bytes) or (0,) * len(layers)
     room = budget_bytes - fixed_bytes
-    best = _search(layers, room, prefix, after_bytes, -np.inf, _THIN)
+    best = _search(layers, joints, room, prefix, after_bytes, -np.inf, _THIN)
     if not quick:
-        best = _search(layers, room, prefix, after_bytes, -np.inf if best is None else best.value, None)
+        best = _search(layers, joints, room, prefix, after_bytes, -np.inf if best is None else best.value, None)
     return None if best is None else replace(best, peak_bytes=best.peak_bytes + fixed_bytes)
 
 
-def smallest(layers: Sequence[Sequence[Option]], fixed_bytes: int = 0, prefix_bytes: Sequence[int] = (), after_bytes: int = 0) -> Chosen:
+def smallest(
+    layers: Sequence[Sequence[Option]], fixed_bytes: int = 0, prefix_bytes: Sequence[int] = (), after_bytes: int = 0, joints: Sequence[Joint] = ()
+) -> Chosen:
     """The selection that trains something in the least memory: its `peak_bytes` is the smallest feasible budget.
 
     Raises ValueError where no layer has an option that trains.
     """
-    _check(layers)
+    _check(layers, joints)
     prefix = tuple(prefix_bytes) or (0,) * len(layers)
-    equal = [[replace(o, value=0.0) for o in options] for options in layers]
+    origin: dict[int, Option] = {}
+    equal = [[_worthless(o, origin) for o in options] for options in layers]
+    together = [replace(joint, options=tuple(_worthless(o, origin) for o in joint.options)) for joint in joints]
     room = 2**62
-    found = _search(equal, room, prefix, after_bytes, -np.inf, None, least=True)
+    found = _search(equal, together, room, prefix, after_bytes, -np.inf, None, least=True)
     if found is None:
         raise ValueError("no layer has an option that trains")
-    back = tuple(layers[i][_position(equal[i], o)] for i, o in enumerate(found.options))
+    back = tuple(origin[id(o)] for o in found.options)
     return replace(found, options=back, value=sum(o.value for o in back), peak_bytes=found.peak_bytes + fixed_bytes)
 
 
@@ -86,54 +93,79 @@ def peak_of(options: Sequence[Option], fixed_bytes: int = 0, prefix_bytes: Seque
 
 
 def curve(
-    layers: Sequence[Sequence[Option]], budgets: Sequence[int], fixed_bytes: int = 0, prefix_bytes: Sequence[int] = (), after_bytes: int = 0
-) -> tuple[Chosen, ...]:
+    layers: Sequence[Sequence[Option]], budgets: Sequence[int], fixed_bytes: int = 0, prefix_bytes: Sequence[int] = (), after_bytes: int = 0,
+    joints: Sequence[Joint] = (),
+) -> tuple[Chosen, ...]:  # fmt: skip
     """A good selection at each budget (`choose` with `quick`), without those in which nothing trains and those that gain nothing more."""
     found: list[Chosen] = []
     for budget in sorted(budgets):
-        chosen = choose(layers, budget, fixed_bytes, prefix_bytes, after_bytes, quick=True)
+        chosen = choose(layers, budget, fixed_bytes, prefix_bytes, after_bytes, True, joints)
         if chosen is not None and (not found or chosen.value > found[-1].value):
             found.append(chosen)
     return tuple(found)
 
 
-def _position(options: Sequence[Option], wanted: Option) -> int:
-    return next(i for i, o in enumerate(options) if o is wanted)
+def _worthless(option: Option, origin: dict[int, Option]) -> Option:
+    """The option without its value; `origin` remembers what it was made from."""
+    made = replace(option, value=0.0)
+    origin[id(made)] = option
+    return made
 
 
-def _check(layers: Sequence[Sequence[Option]]) -> None:
+def _check(layers: Sequence[Sequence[Option]], joints: Sequence[Joint]) -> None:
     if not layers or any(not options or any(not o.trains for o in options[1:]) for options in layers):
         raise ValueError("every layer needs options, and at most the first of them freezes it")
+    if any(joint.first < 0 or joint.end > len(layers) or not joint.options or not all(o.trains for o in joint.options) for joint in joints):
+        raise ValueError("options that are chosen together need layers next to each other, all of which train")
 
 
 def _search(
-    layers: Sequence[Sequence[Option]], room: int, prefix: Sequence[int], after: int, at_least: float, thin: int | None, least: bool = False
-) -> Chosen | None:
+    layers: Sequence[Sequence[Option]], joints: Sequence[Joint], room: int, prefix: Sequence[int], after: int, at_least: float, thin: int | None,
+    least: bool = False,
+) -> Chosen | None:  # fmt: skip
     """From the last layer to the first: extend the front, and try each layer as the first that trains.
 
     at_least: a value known to be reached; thin: states to keep at most; least: look for the smallest peak in place of the largest value.
     """
-    bounds = Bounds(layers, room)
+    bounds = Bounds(layers, room, joints)
     latest = next((i for i, options in enumerate(layers) if options[0].trains), len(layers))
     zero = np.zeros(1, np.int64)
     fronts = [Front(zero, np.full(1, after, np.int64), np.zeros(1), np.zeros(1), zero, zero)]
-    best: tuple[tuple[float, ...], int, int, int] | None = None  # (rank, start, option, row of the front behind)
+    best: tuple[tuple[float, ...], int, int, int] | None = None  # (rank, start, way, row of the front behind)
     for s in range(len(layers) - 1, -1, -1):
-        found = _best_start(fronts[-1], layers[s], room, prefix[s], least) if s <= latest else None
+        ways = _ways(layers, joints, s)
+        found = _best_start(fronts, ways, room, prefix[s], least) if s <= latest else None
         if found is not None and (best is None or found[0] > best[0]):
             best = (found[0], s, found[1], found[2])
         if s and best is not None and not least:
             at_least = max(at_least, best[0][0])
         if s:
-            fronts.append(_extend(fronts[-1], layers, s, room, bounds, at_least, thin, least))
-    return None if best is None else _trace(layers, fronts, best[1], best[2], best[3], prefix)
+            fronts.append(_extend(fronts, ways, s, room, bounds, at_least, thin, least))
+    return None if best is None else _trace(layers, joints, fronts, best[1], best[2], best[3], prefix)
 
 
-def _best_start(front: Front, options: Sequence[Option], room: int, prefix: int, least: bool) -> tuple[tuple[float, ...], int, int] | None:
-    """(rank, option, row) of the best selection that starts to train with one of these options; None where none fits."""
+@dataclass(frozen=True)
+class _Way:
+    """One way to treat the next layers in front: `picked` are their options, one each, and `option` is all of these."""
+
+    option: Option
+    picked: tuple[Option, ...]
+    starts: bool = True
+    inner: bool = True
+
+
+def _ways(layers: Sequence[Sequence[Option]], joints: Sequence[Joint], s: int) -> list[_Way]:
+    """The layer's own options, then those that it is chosen by together with layers behind it."""
+    own = [_Way(o, (o,), o.trains) for o in layers[s]]
+    return own + [_Way(joint.whole, joint.options, joint.starts, joint.inner) for joint in joints if joint.first == s]
+
+
+def _best_start(fronts: Sequence[Front], ways: Sequence[_Way], room: int, prefix: int, least: bool) -> tuple[tuple[float, ...], int, int] | None:
+    """(rank, way, row) of the best selection that starts to train in one of these ways; None where none fits. The last front is the next layer's."""
     best: tuple[tuple[float, ...], int, int] | None = None
-    for k, o in enumerate(options):
-        if not o.trains or not len(front):
+    for k, way in enumerate(ways):
+        o, front = way.option, fronts[len(fronts) - len(way.picked)]
+        if not way.starts or not len(front):
             continue
         high = o.saved_bytes + np.maximum(front.high, o.first_transient_bytes)
         peak = front.persistent + o.persistent_bytes + np.maximum(high, prefix)
@@ -149,17 +181,11 @@ def _best_start(front: Front, options: Sequence[Option], room: int, prefix: int,
     return best
 
 
-def _extend(front: Front, layers: Sequence[Sequence[Option]], layer: int, room: int, bounds: Bounds, at_least: float, thin: int | None, least: bool) -> Front:
-    """Every state with every option of one more layer in front, without what is too large, cannot win, or is beaten."""
-    options, count = layers[layer], len(front)
-    add = np.array([[o.persistent_bytes, o.saved_bytes, o.transient_bytes] for o in options], np.int64)
-    gain = np.array([[o.value, o.step_s] for o in options])
-    persistent = (add[:, :1] + front.persistent).ravel()
-    high = (add[:, 1:2] + np.maximum(add[:, 2:], front.high)).ravel()
-    value, seconds = (gain[:, :1] + front.value).ravel(), (gain[:, 1:] + front.seconds).ravel()
-    parent, option = np.tile(np.arange(count), len(options)), np.repeat(np.arange(len(options)), count)
-    made = Front(persistent, high, value, seconds, parent, option)
-    made = made.keep(np.flatnonzero(persistent + high <= room))
+def _extend(fronts: Sequence[Front], ways: Sequence[_Way], layer: int, room: int, bounds: Bounds, at_least: float, thin: int | None, least: bool) -> Front:
+    """Every state with every way to go on in front of it, without what is too large, cannot win, or is beaten."""
+    parts = [_with(fronts[len(fronts) - len(way.picked)], way.option, k) for k, way in enumerate(ways) if way.inner]
+    made = Front(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+    made = made.keep(np.flatnonzero(made.persistent + made.high <= room))
     if not least and len(made):
         reach = made.value + bounds.of(layer, made.persistent, made.high)
         made = made.keep(np.flatnonzero(reach >= at_least - _EPSILON * (1 + abs(at_least))))
@@ -167,13 +193,24 @@ def _extend(front: Front, layers: Sequence[Sequence[Option]], layer: int, room: 
     return made if thin is None or len(made) <= thin else made.keep(thinned(made, thin))
 
 
-def _trace(layers: Sequence[Sequence[Option]], fronts: Sequence[Front], start: int, option: int, row: int, prefix: Sequence[int]) -> Chosen:
+def _with(front: Front, o: Option, way: int) -> tuple[np.ndarray, ...]:
+    """The columns of a front behind one more option."""
+    high = o.saved_bytes + np.maximum(o.transient_bytes, front.high)
+    rows = np.arange(len(front))
+    return front.persistent + o.persistent_bytes, high, front.value + o.value, front.seconds + o.step_s, rows, np.full(len(front), way)
+
+
+def _trace(
+    layers: Sequence[Sequence[Option]], joints: Sequence[Joint], fronts: Sequence[Front], start: int, way: int, row: int, prefix: Sequence[int]
+) -> Chosen:
     """The selection behind a row: frozen up to `start`, then back through the fronts."""
-    picked = [options[0] for options in layers[:start]] + [layers[start][option]]
-    for i in range(start + 1, len(layers)):
-        front = fronts[len(layers) - i]
-        picked.append(layers[i][int(front.option[row])])
-        row = int(front.parent[row])
+    picked = [options[0] for options in layers[:start]]
+    while True:
+        picked += _ways(layers, joints, len(picked))[way].picked
+        if len(picked) == len(layers):
+            break
+        front = fronts[len(layers) - len(picked)]
+        way, row = int(front.option[row]), int(front.parent[row])
     options = tuple(picked)
-    seconds = layers[start][option].first_step_s + sum(o.step_s for o in options[start + 1 :])
+    seconds = options[start].first_step_s + sum(o.step_s for o in options[start + 1 :])
     return Chosen(options, start, sum(o.value for o in options), peak_of(options, 0, prefix, int(fronts[0].high[0])), seconds)

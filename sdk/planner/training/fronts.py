@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -42,6 +43,47 @@ class Option:
     def persistent_bytes(self) -> int:
         """Held through the whole of training."""
         return self.constant_bytes + self.weight_bytes
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Options of layers next to each other that are chosen all together or not at all, as in a block that is recomputed.
+
+    first: index of the first layer. options: one for each, all of which train. starts, inner: whether training may start with it, and whether
+    it may lie behind where training starts.
+    """
+
+    first: int
+    options: tuple[Option, ...]
+    starts: bool = True
+    inner: bool = True
+
+    @property
+    def end(self) -> int:
+        """Index of the first layer behind."""
+        return self.first + len(self.options)
+
+    @cached_property
+    def whole(self) -> Option:
+        """All of them as one layer's option: its transients are those of its worst moment, beyond what all of them keep."""
+        held, high, first = 0, [], []
+        for i, o in enumerate(self.options):
+            held += o.saved_bytes
+            high.append(held + o.transient_bytes)
+            first.append(held + (o.transient_bytes if i else o.first_transient_bytes))
+        seconds = sum(o.step_s for o in self.options)
+        return Option(
+            self.options[0].choice, sum(o.value for o in self.options), held, sum(o.constant_bytes for o in self.options),
+            sum(o.weight_bytes for o in self.options), max(high) - held, seconds,
+            max(first) - held, seconds - self.options[0].step_s + self.options[0].first_step_s,
+        )  # fmt: skip
+
+    def shares(self) -> list[tuple[float, float]]:
+        """(bytes, value) of each layer, what they keep spread as their values are: for a bound, any spreading will do."""
+        whole = self.whole
+        return [
+            (o.persistent_bytes + whole.saved_bytes * (o.value / whole.value if whole.value else 1 / len(self.options)), o.value) for o in self.options
+        ]
 
 
 @dataclass(frozen=True)
@@ -99,11 +141,17 @@ class Bounds:
     cannot be reached adds nothing.
     """
 
-    def __init__(self, layers: Sequence[Sequence[Option]], room: int) -> None:
+    def __init__(self, layers: Sequence[Sequence[Option]], room: int, joints: Sequence[Joint] = ()) -> None:
         self._room = room
-        sizes = [[(o.persistent_bytes + o.saved_bytes, o.value) for o in options] for options in layers]
+        sizes: list[list[tuple[float, float]]] = [[(o.persistent_bytes + o.saved_bytes, o.value) for o in options] for options in layers]
+        needs = [min(o.persistent_bytes + o.saved_bytes + o.transient_bytes for o in options) for options in layers]
+        for joint in joints:
+            least = joint.whole.persistent_bytes + joint.whole.saved_bytes + min(joint.whole.transient_bytes, joint.whole.first_transient_bytes)
+            for i, share in enumerate(joint.shares(), joint.first):
+                sizes[i].append(share)
+                needs[i] = min(needs[i], least)
         self._pieces = [_hull([point for point in points if point[0] <= room]) for points in sizes]
-        self._inner = [min(o.persistent_bytes + o.saved_bytes + o.transient_bytes for o in options) for options in layers]
+        self._inner = needs
         self._made: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def of(self, layer: int, persistent: np.ndarray, high: np.ndarray) -> np.ndarray:

@@ -56,9 +56,8 @@ def input_bytes(record: LayerRecord, choice: Choice, batch: int) -> int:
         case "exact":
             return held_bytes(shape_of(record, batch), choice.factors, channel_mode(1 + len(record.input_shape)))
         case "channels":
-            kept = max(1, round(choice.fraction * record.input_shape[0 if record.op == "conv2d" else -1]))
             whole = shape_of(record, batch)
-            return held_bytes(with_channels(whole, kept), choice.factors, channel_mode(len(whole)))
+            return held_bytes(with_channels(whole, learning_channels(record, choice)), choice.factors, channel_mode(len(whole)))
     if choice.method == "svd":
         return _svd_bytes(record, choice, batch)
     shape = shape_of(record, batch)
@@ -102,8 +101,18 @@ def learning_weights(record: LayerRecord, choice: Choice) -> int:
             rank = next(r for r in _ranks(record, choice) if r)
             return record.weight_size // record.weight_shape[1] * rank
         case "channels":
-            return round(record.weight_size * choice.fraction)
+            return record.weight_size // record.weight_shape[1] * learning_channels(record, choice)
     return record.weight_size
+
+
+def learning_channels(record: LayerRecord, choice: Choice) -> int:
+    """Input channels (a linear layer's features) whose weights learn."""
+    return max(1, round(record.weight_shape[1] * choice.fraction))
+
+
+def still_bytes(record: LayerRecord, choice: Choice) -> int:
+    """What is copied beside the values that learn, though it stays as it is: the other channels' weights."""
+    return 4 * (record.weight_size - learning_weights(record, choice)) if choice.method == "channels" else 0
 
 
 def mask_bytes(values: int, bits: int = 1) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -103,9 +103,9 @@ class Gradients:
         return self.walk.size_of(name, self.batch)
 
 
-def backward_live(walk: Walk, batch: int, first: int) -> list[int]:
-    """For each operation, bytes of gradients alive while backward passes it. first: position of the first operation that learns."""
-    grads = Gradients(walk, batch, needing(walk, first))
+def backward_live(walk: Walk, batch: int, roots: Collection[int]) -> list[int]:
+    """For each operation, bytes of gradients alive while backward passes it. roots: positions of the operations that learn."""
+    first, grads = min(roots), Gradients(walk, batch, needing(walk, roots))
     found = [0] * len(walk.ops)
     grads.begin(walk.ops[-1].name)
     for at in range(len(walk.ops) - 1, first - 1, -1):
@@ -113,10 +113,10 @@ def backward_live(walk: Walk, batch: int, first: int) -> list[int]:
     return found
 
 
-def needing(walk: Walk, first: int) -> frozenset[str]:
-    """Values whose gradient is needed where the operation at `first` is the first that learns: its result, and all computed from it."""
-    reached = {walk.ops[first].name}
-    for op in walk.ops[first + 1 :]:
+def needing(walk: Walk, roots: Collection[int]) -> frozenset[str]:
+    """Values whose gradient is needed where the operations at `roots` learn: their results, and all computed from them."""
+    reached = {walk.ops[at].name for at in roots}
+    for op in walk.ops:
         if any(name in reached for name in op.reads):
             reached.add(op.name)
     return frozenset(reached)

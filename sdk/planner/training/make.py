@@ -13,11 +13,13 @@ from sdk.errors import UsageError
 from sdk.planner.records import Mend
 from sdk.planner.training import kept
 from sdk.planner.training.choose import Chosen, choose, curve, peak_of, smallest
-from sdk.planner.training.fronts import Option
+from sdk.planner.training.fronts import Joint, Option
 from sdk.planner.training.options import AUTO, EPS_GRID, RankRule, Setting, cosine, layer_options, value
 from sdk.planner.training.plan import CurvePoint, LayerPlan, StepTime, TrainingPlan
 from sdk.planner.training.predict import predict_step
+from sdk.planner.training.recomputed import joints, without_need
 from sdk.planner.training.records import Choice, LayerRecord
+from sdk.planner.training.sentences import decisions_of
 from sdk.planner.training.spec import Training
 from sdk.planner.training.walk import Walk
 from sdk.planner.training.work import UNIT, Rates, Work, layer_class, layer_work
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from targets.device import Device
 
 _POINTS = 14
+_Options = tuple[tuple[tuple[Option, ...], ...], tuple[Joint, ...]]  # of each layer alone, and of those chosen together
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,15 @@ class Solved:
 
     setting: Setting
     rows: tuple[tuple[Option, ...], ...]
+    joints: tuple[Joint, ...]
     chosen: Chosen
     fits: bool
     least_bytes: int
+
+    @property
+    def parts(self) -> int:
+        """Micro-batches of one update."""
+        return -(-self.setting.training.batch // self.setting.batch)
 
 
 def make_training_plan(case: Case, training: Training, **about: Any) -> TrainingPlan:
@@ -71,7 +80,7 @@ def make_training_plan(case: Case, training: Training, **about: Any) -> Training
     setting, choices = solved.setting, tuple(o.choice for o in solved.chosen.options)
     sizes, moment = predicted(case, setting, choices)
     whole, fits = full_value(case), sum(sizes.values()) <= budget
-    decisions = (*about.pop("decisions", ()), *_decisions(case, training, solved, budget))
+    decisions = (*about.pop("decisions", ()), *decisions_of(case, training, solved, budget))
     return TrainingPlan(
         name=case.name, device=case.device, training=training, micro_batch=setting.batch, layers=tuple(_rows(case, solved, whole)), bytes=sizes,
         moment=moment, budget_bytes=budget, smallest_bytes=solved.least_bytes, gain=solved.chosen.value / whole, curve=_curve(case, solved, whole),
@@ -91,23 +100,25 @@ def solve(case: Case, training: Training, budget: int) -> Solved:
     The largest micro-batch that comes within a thousandth of the best gain is taken: fewer passes are faster.
     """
     wanted = wanted_layers(case.records, training.layers)
-    tried: list[tuple[Setting, tuple[tuple[Option, ...], ...], Chosen | None, Chosen]] = []
+    tried: list[tuple[Setting, _Options, Chosen | None, Chosen]] = []
     for batch in _micro_batches(case, training):
         setting = _setting(case, training, batch)
-        rows = layer_options(setting, wanted)
+        rows, together = layer_options(setting, wanted), joints(setting, wanted)
         costs = (case.fixed_bytes, setting.prefix_bytes, _after(setting))
-        tried.append((setting, rows, choose(rows, budget, *costs, quick=True), smallest(rows, *costs)))
+        quick = choose(rows, budget, *costs, quick=True, joints=together)
+        tried.append((setting, (rows, together), quick, smallest(rows, *costs, joints=together)))
         if tried[-1][2] is not None and tried[-1][2].value >= (1 - 1e-9) * _most(rows):
             break
     least = min(_walked(case, row[0], row[3]) for row in tried)
     fitting = [row for row in tried if row[2] is not None]
     if not fitting:
-        setting, rows, _, chosen = min(tried, key=lambda row: _walked(case, row[0], row[3]))
-        return Solved(setting, rows, chosen, False, least)
+        setting, options, _, chosen = min(tried, key=lambda row: _walked(case, row[0], row[3]))
+        return Solved(setting, *options, chosen, False, least)
     best = max(row[2].value for row in fitting if row[2] is not None)
-    setting, rows, quick, _ = next(row for row in fitting if row[2] is not None and row[2].value >= (1 - 1e-3) * best)
-    exact = choose(rows, budget, case.fixed_bytes, setting.prefix_bytes, _after(setting))
-    return Solved(setting, rows, exact or _given(quick), True, least)
+    setting, options, quick, _ = next(row for row in fitting if row[2] is not None and row[2].value >= (1 - 1e-3) * best)
+    costs = (case.fixed_bytes, setting.prefix_bytes, _after(setting))
+    exact = choose(options[0], budget, *costs, joints=options[1])
+    return Solved(setting, *options, without_need(setting, exact or _given(quick), options[1], budget, *costs), True, least)
 
 
 def wanted_layers(records: tuple[LayerRecord, ...], asked: Any) -> frozenset[str] | None:
@@ -137,7 +148,7 @@ def predicted(case: Case, setting: Setting, choices: tuple[Choice, ...]) -> tupl
     learning = sum(kept.learning_bytes(by_name[c.layer], c) for c in choices)
     added = learning * setting.micro
     sizes = {
-        "runtime": case.runtime_bytes, "weights": case.walk.weight_bytes, "trained": learning,
+        "runtime": case.runtime_bytes, "weights": case.walk.weight_bytes, "trained": learning + sum(kept.still_bytes(by_name[c.layer], c) for c in choices),
         "optimiser": learning * setting.training.optimiser_copies + min(added, step.undo_bytes),
         "bases": sum(kept.constant_bytes(by_name[c.layer], c) for c in choices), "saved": step.kept_bytes,
         "undo": step.undo_bytes - min(added, step.undo_bytes), "transients": step.transient_bytes,
@@ -196,21 +207,16 @@ def _rows(case: Case, solved: Solved, whole: float) -> Iterator[LayerPlan]:
         seconds = option.first_step_s if i == solved.chosen.start else option.step_s
         yield LayerPlan(
             c, record, option.saved_bytes if reached else 0, option.constant_bytes, kept.learning_bytes(record, c),
-            seconds * _parts(solved) if case.rates is not None and reached else None, option.value / whole,
+            seconds * solved.parts if case.rates is not None and reached else None, option.value / whole,
             cosine(record, c) if option.trains and c.method != "bias" else 0.0,
         )  # fmt: skip
-
-
-def _parts(solved: Solved) -> int:
-    """Micro-batches of one update."""
-    return -(-solved.setting.training.batch // solved.setting.batch)
 
 
 def _time(case: Case, training: Training, solved: Solved) -> StepTime | None:
     """The update's time, where the device's rates are known."""
     if case.rates is None:
         return None
-    seconds = step_seconds(solved.setting, tuple(o.choice for o in solved.chosen.options)) * _parts(solved)
+    seconds = step_seconds(solved.setting, tuple(o.choice for o in solved.chosen.options)) * solved.parts
     return StepTime(seconds, case.rates.error, case.rates.basis)
 
 
@@ -232,35 +238,13 @@ def step_seconds(setting: Setting, choices: tuple[Choice, ...]) -> float:
 def _curve(case: Case, solved: Solved, whole: float) -> tuple[CurvePoint, ...]:
     """Gains over memory, from the smallest that trains anything to everything at its best."""
     setting = solved.setting
-    rows = layer_options(setting, wanted_layers(case.records, setting.training.layers))
+    rows, together = solved.rows, solved.joints
     costs = (case.fixed_bytes, setting.prefix_bytes, _after(setting))
-    low = smallest(rows, *costs).peak_bytes
+    low = smallest(rows, *costs, joints=together).peak_bytes
     high = peak_of([max(options, key=lambda o: o.value) for options in rows], *costs)
     extra = np.geomspace(1024, max(high - low, 2048), _POINTS)
-    found = curve(rows, [low, *(low + int(e) for e in extra)], *costs)
+    found = curve(rows, [low, *(low + int(e) for e in extra)], *costs, together)
     return tuple(CurvePoint(c.peak_bytes, c.value / whole, sum(o.trains for o in c.options)) for c in found)
-
-
-def _decisions(case: Case, training: Training, solved: Solved, budget: int) -> Iterator[str]:
-    learning = [o for o in solved.chosen.options if o.trains]
-    first = case.records[solved.chosen.start].name
-    if solved.least_bytes > budget:
-        yield f"Nothing that was asked for fits {budget:,} bytes; what is shown is the smallest choice there is."
-    count = f"{len(learning)} of {len(case.records)} layers"
-    yield f"{count} learn, the first is {first}; what lies in front of it stays as it is and runs without a graph, {case.chunk} samples at a time."
-    if solved.setting.micro:
-        parts = _parts(solved)
-        yield f"A batch of {training.batch} goes through in {parts} parts of {solved.setting.batch}, whose gradients are added up: that fits, or gains, more."
-    if training.layers == "auto" or training.method == "auto":
-        yield "Of all selections that were allowed, none gains more within the budget: the choice is exact, on bytes."
-    if training.budget_bytes is None:
-        yield "No budget was given, so freed memory stays with the process for speed: its heap may hold up to twice what the step itself needs."
-    else:
-        yield "Freed tensors are given back at once (a fixed mmap threshold), so that the budget holds; new pages make steps slower."
-    if any(o.choice.method in ("fixed", "adapter") for o in learning):
-        yield "Bases of fixed subspaces and adapters come from the calibration data and are held as constants, whatever the batch."
-    if any(o.choice.method in ("hosvd", "svd") for o in learning):
-        yield "hosvd and svd keep as much as each batch needs: their bytes are what the calibrated spectra let expect, not a bound."
 
 
 def _mends(case: Case, training: Training, budget: int, solved: Solved) -> Iterator[Mend]:

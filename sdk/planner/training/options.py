@@ -8,9 +8,10 @@ from functools import cached_property
 
 from sdk.errors import UsageError
 from sdk.planner.training import kept
+from sdk.planner.training.blocks import Offered, offered, positions
 from sdk.planner.training.fronts import Option
-from sdk.planner.training.live import backward_live, forward_live, kept_beside, kept_storages, spans
-from sdk.planner.training.records import Choice, LayerRecord
+from sdk.planner.training.live import backward_live, forward_live, kept_beside, kept_storages, needing, spans
+from sdk.planner.training.records import FRACTIONS, Choice, LayerRecord
 from sdk.planner.training.spec import Training
 from sdk.planner.training.walk import Op, Walk
 from sdk.planner.training.work import UNIT, Rates, Work, layer_class, layer_work
@@ -20,7 +21,7 @@ from sdk.planner.training.workspace import backward_workspace, convolution_bytes
 RankRule = Callable[[LayerRecord, str, float], tuple[int, ...]]
 EPS_GRID = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99)
 #: Methods that `method="auto"` looks at. hosvd and svd take as many bytes as a batch happens to need, so they must be asked for by name.
-AUTO = ("bias", "adapter", "fixed", "asi", "exact")
+AUTO = ("bias", "channels", "adapter", "fixed", "asi", "recompute", "exact")
 
 
 @dataclass(frozen=True)
@@ -95,7 +96,22 @@ class Setting:
     @cached_property
     def back(self) -> list[int]:
         """For each operation the gradients alive in backward, where every layer passes its gradient on."""
-        return backward_live(self.walk, self.batch, self.walk.layer_at[0])
+        return backward_live(self.walk, self.batch, tuple(self.walk.layer_at.values()))
+
+    @cached_property
+    def reached(self) -> frozenset[str]:
+        """Values that a gradient reaches where every layer learns."""
+        return needing(self.walk, tuple(self.walk.layer_at.values()))
+
+    @cached_property
+    def offered(self) -> tuple[Offered, ...]:
+        """The blocks that may be recomputed, where that method is looked at."""
+        return offered(self.walk) if "recompute" in self.methods else ()
+
+    @cached_property
+    def block_at(self) -> dict[int, int]:
+        """Position of an operation in a block that may be recomputed -> first layer of that block."""
+        return positions(self.offered)
 
     def options(self, index: int) -> tuple[Option, ...]:
         """All options of one layer, the frozen one first."""
@@ -105,12 +121,12 @@ class Setting:
         """One choice with its price."""
         record, kind = self.records[index], layer_class(self.records[index])
         learning = kept.learning_bytes(record, choice)
-        works = [layer_work(record, choice, self.batch, first) + Work(moved_bytes=self._moved(index)) for first in (False, True)]
+        works = [layer_work(record, choice, self.batch, first) + self.moved(index, choice) for first in (False, True)]
         return Option(
             choice, value(record, choice),
             saved_bytes=self._beside(index) + self._input_bytes(index, choice),
             constant_bytes=kept.constant_bytes(record, choice),
-            weight_bytes=learning * (self.held_copies + self.undo_copies),
+            weight_bytes=learning * (self.held_copies + self.undo_copies) + kept.still_bytes(record, choice),
             transient_bytes=self._transients(index, choice, False), step_s=self.rates.seconds(kind, works[0]),
             first_transient_bytes=self._transients(index, choice, True), first_step_s=self.rates.seconds(kind, works[1]),
         )  # fmt: skip
@@ -124,8 +140,10 @@ class Setting:
         return sum(each for op in uses if self.walk.storage[op.reads[0]] not in self._kept_in_front(op))
 
     def _kept_in_front(self, op: Op) -> set[str]:
-        before = self.walk.ops[: self.walk.ops.index(op)]
-        return {name for other in before for name in kept_storages(self.walk, other)}
+        here = self.walk.ops.index(op)
+        block = self.block_at.get(here)  # operations of another block may be recomputed, and then keep nothing
+        before = [at for at in range(here) if self.block_at.get(at) in (None, block)]
+        return {name for at in before for name in kept_storages(self.walk, self.walk.ops[at])}
 
     def _beside(self, index: int) -> int:
         """What operations behind the layer keep, up to the next one: masks, and whole values where a slope needs them."""
@@ -147,15 +165,17 @@ class Setting:
             backward[0] += backward_workspace(record, choice, self.batch, first)
         return max(*forward, *backward)
 
-    def _moved(self, index: int) -> int:
-        """Bytes that the operations behind the layer read and write, forward and backward."""
-        return 4 * sum(self.walk.size_of(self.walk.ops[at].name, self.batch) for at in self.spans[index][1:] if self.walk.ops[at].kind != "view")
+    def moved(self, index: int, choice: Choice) -> Work:
+        """What the operations behind the layer read and write, forward and backward; forward twice in a block that is recomputed."""
+        sizes = [self.walk.size_of(self.walk.ops[at].name, self.batch) for at in self.spans[index][1:] if self.walk.ops[at].kind != "view"]
+        return Work(moved_bytes=(6 if choice.method == "recompute" else 4) * sum(sizes))
 
 
 def value(record: LayerRecord, choice: Choice) -> float:
     """Expected decrease of the loss for one small step, over the learning rate: squared gradient norms, the weight's times cos^2.
 
-    A step along a projected gradient g' decreases the loss by <g, g'> = ||g||^2 cos^2; bias gradients are exact.
+    A step along a projected gradient g' decreases the loss by <g, g'> = ||g||^2 cos^2; bias gradients are exact. For "channels" cos^2 is the
+    share of the gradient's energy in those input channels, as calibrated; an older calibration without it: the share of the channels.
     """
     bias = record.bias_gradient_norm**2 if record.has_bias else 0.0
     match choice.method:
@@ -190,11 +210,22 @@ def choices_for(record: LayerRecord, setting: Setting) -> tuple[Choice, ...]:
             if method == "exact" or record.has_bias:
                 found.append(Choice(record.name, method))
             continue
+        if method in ("channels", "recompute"):  # a block's layers are recomputed together: `recomputed.py`
+            found += some_channels(record, setting) if method == "channels" else []
+            continue
         for eps in setting.eps_grid:
             choice = compressed(record, method, eps, setting)
             if choice is not None and choice not in found:
                 found.append(choice)
     return tuple(found)
+
+
+def some_channels(record: LayerRecord, setting: Setting) -> list[Choice]:
+    """A part of the input channels learns; not where channels have weights of their own, nor where a part is no fewer."""
+    if record.groups > 1:
+        return []
+    parts = [Choice(record.name, "channels", fraction=fraction, factors=setting.training.factors) for fraction in FRACTIONS]
+    return [c for c in parts if kept.learning_channels(record, c) < record.weight_shape[1]]
 
 
 def compressed(record: LayerRecord, method: str, eps: float, setting: Setting) -> Choice | None:

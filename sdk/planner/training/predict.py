@@ -7,9 +7,10 @@ and copies for undoing a step appear when they are made. So the prediction is ne
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sdk.planner.training import kept
+from sdk.planner.training.blocks import Block, live_blocks
 from sdk.planner.training.live import backward_live, kept_beside, kept_storages, needing
 from sdk.planner.training.options import Setting
 from sdk.planner.training.records import Choice, LayerRecord
@@ -74,7 +75,24 @@ def _by_layer(walk: Walk, records: Sequence[LayerRecord], choices: Iterable[Choi
     """Layer index -> choice of those that learn."""
     index = {record.name: i for i, record in enumerate(records)}
     made = tuple(c for c in choices if c.method != "freeze")
-    return {index[c.layer]: c for c in (kept.with_factors(made, factors) if factors else made)}
+    run = [as_run(records[index[c.layer]], c) for c in (kept.with_factors(made, factors) if factors else made)]
+    return {index[c.layer]: c for c in run}
+
+
+def as_run(record: LayerRecord, choice: Choice) -> Choice:
+    """The choice as the trainer takes it: where every channel has weights of its own, all of them learn."""
+    return replace(choice, method="exact", fraction=1.0) if choice.method == "channels" and record.groups > 1 else choice
+
+
+def _roots(walk: Walk, by_layer: Mapping[int, Choice]) -> tuple[int, ...]:
+    """Positions of all operations that learn; the last operation where none does."""
+    return tuple(at for at, op in enumerate(walk.ops) if op.layer in by_layer) or (len(walk.ops) - 1,)
+
+
+def again(walk: Walk, by_layer: Mapping[int, Choice]) -> tuple[Block, ...]:
+    """The blocks that are recomputed: those in which any layer was chosen to be."""
+    chosen = {i for i, choice in by_layer.items() if choice.method == "recompute"}
+    return tuple(block for block in live_blocks(walk, needing(walk, _roots(walk, by_layer))) if chosen.intersection(block.layers)) if chosen else ()
 
 
 def _first(walk: Walk, by_layer: Mapping[int, Choice]) -> int:
@@ -88,21 +106,29 @@ def _held(items: Iterable[_Item], at: int = 1 << 62) -> int:
 
 
 def _kept(walk: Walk, records: Sequence[LayerRecord], by_layer: Mapping[int, Choice], batch: int) -> list[_Item]:
-    """What each operation that a gradient reaches keeps."""
-    reached = needing(walk, _first(walk, by_layer)) if by_layer else frozenset()
-    found: list[_Item] = []
+    """What each operation that a gradient reaches keeps; a block that is recomputed keeps what it reads."""
+    reached = needing(walk, _roots(walk, by_layer)) if by_layer else frozenset()
+    blocks = again(walk, by_layer)
+    inside = {at for block in blocks for at in block.at}
+    found = [(block.at[0], walk.storage[name], walk.size_of(name, batch)) for block in blocks for name in block.inputs]
     for at, op in enumerate(walk.ops):
-        if op.name not in reached:
-            continue
-        choice = by_layer.get(op.layer)
-        if choice is not None and choice.method == "exact" and choice.factors == "float32":
-            found.append((at, walk.storage[op.reads[0]], walk.size_of(op.reads[0], batch)))
-        elif choice is not None:
-            found.append((at, f"@{op.name}", kept.input_bytes(records[op.layer], choice, batch)))
-        else:
-            found += [(at, name, walk.size_of(name, batch)) for name in _needed(walk, op, reached)]
-            found.append((at, f"@{op.name}", kept_beside(walk, op, batch)))
-    return found
+        if op.name in reached and at not in inside:
+            found += kept_at(walk, records, by_layer, batch, at, reached)
+    return sorted(found, key=lambda item: item[0])
+
+
+def kept_at(
+    walk: Walk, records: Sequence[LayerRecord], by_layer: Mapping[int, Choice], batch: int, at: int, reached: frozenset[str]
+) -> list[_Item]:
+    """What the operation at one position keeps, where its block is not recomputed, or while it is."""
+    op = walk.ops[at]
+    choice = by_layer.get(op.layer)
+    if choice is not None and choice.method in ("exact", "recompute") and choice.factors == "float32":
+        return [(at, walk.storage[op.reads[0]], walk.size_of(op.reads[0], batch))]
+    if choice is not None:
+        return [(at, f"@{op.name}", kept.input_bytes(records[op.layer], choice, batch))]
+    whole = [(at, name, walk.size_of(name, batch)) for name in _needed(walk, op, reached)]
+    return [*whole, (at, f"@{op.name}", kept_beside(walk, op, batch))]
 
 
 def _needed(walk: Walk, op: Op, reached: frozenset[str]) -> tuple[str, ...]:
@@ -135,14 +161,19 @@ def _forward(setting: Setting, by_layer: Mapping[int, Choice], first: int, items
 
 def _backward(setting: Setting, by_layer: Mapping[int, Choice], first: int, items: Sequence[_Item]) -> list[_Moment]:
     walk, batch = setting.walk, setting.batch
-    gradients = backward_live(walk, batch, first)
+    roots = _roots(walk, by_layer)
+    gradients, reached = backward_live(walk, batch, roots), needing(walk, roots)
+    inside: dict[int, int] = {}
+    for block in again(walk, by_layer):
+        inside |= remade(setting, block, by_layer, gradients, reached, first)
     added = _learning(setting, by_layer.values()) * setting.micro
     found = []
     for at in range(len(walk.ops) - 1, first - 1, -1):
         op, kept_bytes = walk.ops[at], _held(items, at)
         choice = by_layer.get(op.layer)
         work = backward_workspace(setting.records[op.layer], _choice(setting, by_layer, op), batch, at == first) if op.layer >= 0 else 0
-        found.append((kept_bytes + gradients[at] + work + added, kept_bytes, added, f"{op.name}, backward"))
+        here = inside.get(at, gradients[at] + work)
+        found.append((kept_bytes + here + added, kept_bytes, added, f"{op.name}, backward"))
         if choice is not None and not setting.micro:
             added += _learning(setting, [choice]) * setting.undo_copies
     if setting.micro:
@@ -151,8 +182,34 @@ def _backward(setting: Setting, by_layer: Mapping[int, Choice], first: int, item
     return found
 
 
+def remade(
+    setting: Setting, block: Block, by_layer: Mapping[int, Choice], gradients: Sequence[int], reached: frozenset[str], first: int
+) -> dict[int, int]:
+    """Position -> bytes alive in a recomputed block's backward pass, beyond what is kept in front and its inputs.
+
+    Its inside is made again, and kept; its result and that one's gradient stay to the end. The last position has the second forward pass too.
+    """
+    walk, batch = setting.walk, setting.batch
+    given = {walk.storage[name] for name in block.inputs}
+    items = [item for at in block.at for item in kept_at(walk, setting.records, by_layer, batch, at, reached) if item[1] not in given]
+    result = walk.size_of(block.output, batch)
+    y = 0 if walk.storage[block.output] in {*given, *(key for _, key, _ in items)} else result
+    found, again_forward = {}, 0
+    for at in block.at:
+        op, held, stored = walk.ops[at], _held(items, at), given | {key for position, key, _ in items if position <= at}
+        choice, layer = _choice(setting, by_layer, op), op.layer >= 0
+        ahead = forward_workspace(setting.records[op.layer], choice, batch) if layer else 0
+        again_forward = max(again_forward, held + setting.bytes_of(setting.live[at] - stored) + ahead + result)
+        back = backward_workspace(setting.records[op.layer], choice, batch, at == first) if layer else 0
+        found[at] = held + gradients[at] + back + y + (result if at != block.at[-1] else 0)
+    found[block.at[-1]] = max(found[block.at[-1]], again_forward)
+    return found
+
+
 def _choice(setting: Setting, by_layer: Mapping[int, Choice], op: Op) -> Choice:
     """How the layer of this operation learns, or that it does not."""
+    if op.layer < 0:
+        return Choice("", "freeze")
     return by_layer.get(op.layer) or Choice(setting.records[op.layer].name, "freeze")
 
 

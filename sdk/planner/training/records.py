@@ -14,6 +14,8 @@ import numpy as np
 
 #: How one layer may be treated, cheapest first.
 CHOICES = ("freeze", "bias", "adapter", "fixed", "asi", "hosvd", "svd", "channels", "recompute", "exact")
+#: Shares of the input channels that may learn alone; calibration tells the cosine of each.
+FRACTIONS = (0.5, 0.25)
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,8 @@ class LayerRecord:
     padding: (top, bottom, left, right). activation: what follows and keeps a bit mask: "", "relu", "relu6" or "hardswish".
     spectra: one array a mode of the input, batch left out: (C, H, W), (I,), (L, I) or (M, L, I). gradient_spectra: likewise, but what each
     direction of the calibrated bases adds to the weight gradient; ranks of fixed bases and adapters follow these where there are any.
-    gradient_norm: Euclidean norm of the weight gradient, mean over the batches. cosines: (method, eps) -> cosine between the compressed
-    and the exact gradient, mean over the batches.
+    gradient_norm: Euclidean norm of the weight gradient, mean over the batches. cosines: (method, eps), or ("channels", fraction), -> cosine
+    between that gradient and the exact one, mean over the batches.
     """
 
     name: str

@@ -47,7 +47,7 @@ def _layers(plan: TrainingPlan) -> str:
     wide = min(40, max(len(row.choice.layer) for row in plan.layers))
     head = f"{'Layer':{wide}}  {'learns by':<14} {'kept':>11} {'bases':>10} {'learning':>11} {'cosine':>6} {'gain':>7}"
     head += f" {'time':>9}" if plan.step_time else ""
-    front = [f"{first} layers in front stay as they are"] if first else []
+    front = [f"{first} layers in front stay as they are" if first > 1 else "1 layer in front stays as it is"] if first else []
     return "\n".join([head, *front, *(layer_line(row, wide) for row in plan.layers[first:])])
 
 
@@ -76,7 +76,7 @@ def _curve(plan: TrainingPlan) -> str:
     own = plan.bytes["runtime"]
     for point in plan.curve:
         mark = " <- this plan" if plan.fits and abs(point.gain - plan.gain) < 1e-9 else ""
-        lines.append(f"  {size(point.peak_bytes - own):>12}  {bar(round(1000 * point.gain), 1000)}  {point.layers} layers{mark}")
+        lines.append(f"  {size(point.peak_bytes - own):>12}  {bar(round(1000 * point.gain), 1000)}  {layers(point.layers)}{mark}")
     return "\n".join(lines)
 
 
@@ -88,6 +88,11 @@ def _basis(plan: TrainingPlan) -> str:
 def _bullets(title: str, lines: Iterable[str]) -> str:
     drawn = [textwrap.fill(line, WIDTH, initial_indent="  - ", subsequent_indent="    ") for line in lines]
     return "\n".join([title, *drawn]) if drawn else ""
+
+
+def layers(count: int) -> str:
+    """"1 layer", "3 layers"."""
+    return "1 layer" if count == 1 else f"{count} layers"
 
 
 def size(count: int) -> str:

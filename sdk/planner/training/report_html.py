@@ -83,8 +83,13 @@ def _steps(points: Sequence[tuple[float, float]]) -> str:
     return path
 
 
+def layers_learn(count: int) -> str:
+    """"1 layer learns", "3 layers learn"."""
+    return "1 layer learns" if count == 1 else f"{count} layers learn"
+
+
 def _mark(point: CurvePoint, own: int, x: float, y: float) -> str:
-    label = f"{size(point.peak_bytes - own)} beyond the runtime: {100 * point.gain:.1f} % of the gain, {point.layers} layers learn"
+    label = f"{size(point.peak_bytes - own)} beyond the runtime: {100 * point.gain:.1f} % of the gain, {layers_learn(point.layers)}"
     return f'<circle cx="{x:.1f}" cy="{y:.1f}" r="4" fill="var(--activation0)"><title>{escape(label)}</title></circle>'
 
 

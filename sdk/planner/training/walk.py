@@ -46,7 +46,8 @@ class Op:
 class Walk:
     """Operations in the order in which they run; `input` names the program's input, `input_size` its values a sample.
 
-    weight_bytes: all parameters and buffers, and those with batch norms folded in. classes: of the logits.
+    weight_bytes: all parameters and buffers, and those with batch norms folded in. classes: of the logits. complete: no operation was left
+    out because its result is no tensor of a known shape.
     """
 
     ops: tuple[Op, ...]
@@ -54,6 +55,7 @@ class Walk:
     input_size: int
     weight_bytes: int
     classes: int = 0
+    complete: bool = True
 
     @cached_property
     def by_name(self) -> dict[str, Op]:
@@ -111,10 +113,11 @@ def walk_of(program: Any) -> Walk:
     index = {name: i for i, name in enumerate(program.by_name)}
     known = {program.input, *(step.name for step in program.steps if step.kind != "scalar" and step.shape is not None)}
     ops = tuple(_op(step, index, known) for step in program.steps if step.name in known)
+    complete = all(step.kind == "scalar" or step.name in known for step in program.steps)
     size = 1
     for extent in program.input_shape:
         size *= extent
-    return Walk(ops, program.input, size, _unique_bytes([*program.values.values(), *program.source.values()]), program.classes)
+    return Walk(ops, program.input, size, _unique_bytes([*program.values.values(), *program.source.values()]), program.classes, complete)
 
 
 def _op(step: Any, index: Mapping[str, int], known: Set[str]) -> Op:

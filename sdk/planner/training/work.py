@@ -12,7 +12,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from sdk.planner.training.kept import channel_mode, shape_of
+from sdk.planner.training.kept import channel_mode, learning_channels, shape_of
 from sdk.planner.training.records import Choice, LayerRecord
 
 CLASSES = ("pointwise", "window", "depthwise", "dense")
@@ -43,11 +43,13 @@ def layer_class(record: LayerRecord) -> str:
 
 
 def layer_work(record: LayerRecord, choice: Choice, batch: int, first: bool = False) -> Work:
-    """The work of one layer of the trained part. first: it needs no input gradient."""
+    """The work of one layer of the trained part. first: it needs no input gradient. A recomputed layer goes forward twice."""
     macs = float(record.macs * batch)
     bias = 0.0 if choice.method == "freeze" else 4.0 * record.output_size * batch
     weight, compression = weight_gradient_macs(record, choice, batch), compression_macs(record, choice, batch)
-    return Work(macs + adapter_macs(record, choice, batch), 0.0 if first else macs, weight, compression, bias, 3 if choice.method != "freeze" else 2)
+    again = choice.method == "recompute"
+    forward = macs * (1 + again) + adapter_macs(record, choice, batch)
+    return Work(forward, 0.0 if first else macs, weight, compression, bias, 2 + (choice.method != "freeze") + again)
 
 
 def adapter_macs(record: LayerRecord, choice: Choice, batch: int) -> float:
@@ -65,7 +67,7 @@ def weight_gradient_macs(record: LayerRecord, choice: Choice, batch: int) -> flo
         case "freeze" | "bias":
             return 0.0
         case "channels":
-            return macs * choice.fraction
+            return macs * learning_channels(record, choice) / record.weight_shape[1]
         case "exact" | "recompute" | "svd":
             return macs
     channels = choice.ranks[channel_mode(len(choice.ranks))] if choice.ranks else 0

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sdk.errors import DataError, UsageError
-from sdk.planner.training.records import LayerRecord
+from sdk.planner.training.records import FRACTIONS, LayerRecord
 from sdk.training.nn import compressors
 from sdk.training.nn.calibration import RANK_SAMPLES, Calibration, ranks_for
 from sdk.training.nn.conv_grad import conv_bias_grad, conv_weight_grad
@@ -92,6 +92,9 @@ class _Judge:
         norm = float(torch.linalg.vector_norm(exact))
         self._norms.append(norm)
         self._bias_norms.append(float(torch.linalg.vector_norm(bias)))
+        for fraction in FRACTIONS if self.layer.record.groups == 1 else ():
+            part = exact[:, : max(1, round(exact.shape[1] * fraction))]  # what the first channels learn is the exact gradient's own part
+            self._cosines.setdefault(("channels", fraction), []).append(float(torch.linalg.vector_norm(part)) / norm if norm > 0 else 0.0)
         for way, compressor in self._ways.items():
             rough = self._gradient(step, compressor.compress(x), dy)
             scale = norm * float(torch.linalg.vector_norm(rough))

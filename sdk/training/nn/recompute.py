@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from sdk.planner.training.blocks import ends
 from sdk.training.nn.program import Ref, Step, TrainableProgram
 from sdk.training.nn.sections import Run, Section, start
 
@@ -33,15 +34,11 @@ class Block:
 
 
 def blocks(program: TrainableProgram, steps: Sequence[Step]) -> tuple[Block, ...]:
-    """The steps in blocks. Cut where one value is alive and smaller than those at the cuts beside it: there keeping it costs least.
-
-    For MobileNetV2 these are its inverted residuals, for ResNet its residual blocks.
-    """
-    lonely = [i for i in range(len(steps) - 1) if steps[i].batch_axis is not None and _alive_behind(steps, i) == {steps[i].name}]
-    cuts = [i for n, i in enumerate(lonely) if _is_narrow(steps, lonely, n)]
+    """The steps in blocks, cut where `sdk.planner.training.blocks` says: the planner prices the same ones."""
     constant = {*program.values, *(step.name for step in program.steps if step.kind == "scalar")}
     found, begin = [], 0
-    for end in [*(i + 1 for i in cuts), len(steps)]:
+    batched = [step.batch_axis is not None for step in steps]
+    for end in ends([step.name for step in steps], [step.refs for step in steps], [step.sample_size for step in steps], batched):
         part = tuple(steps[begin:end])
         own = {step.name for step in part}
         reads = tuple(dict.fromkeys(ref for step in part for ref in step.refs if ref not in own and ref not in constant))
@@ -85,23 +82,6 @@ class _Recomputed(torch.autograd.Function):
             y = ctx.inside(ctx.live, inputs)
         torch.autograd.backward(y, dy)
         return None, None, None, None, *(value.grad for value in inputs)
-
-
-def _is_narrow(steps: Sequence[Step], lonely: Sequence[int], n: int) -> bool:
-    """No larger than the lonely values beside it, and with something larger in front of the next one."""
-    here, size = lonely[n], steps[lonely[n]].sample_size
-    if n and steps[lonely[n - 1]].sample_size < size:
-        return False
-    if n + 1 == len(lonely):
-        return True
-    following = lonely[n + 1]
-    return steps[following].sample_size >= size and any(step.sample_size > size for step in steps[here + 1 : following + 1])
-
-
-def _alive_behind(steps: Sequence[Step], at: int) -> set[str]:
-    """Values made up to step `at` that are read behind it."""
-    made = {step.name for step in steps[: at + 1]}
-    return {ref for step in steps[at + 1 :] for ref in step.refs if ref in made}
 
 
 def _never(*_: Any) -> Any:

@@ -1,0 +1,37 @@
+"""What was decided for a plan of training, in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sdk.planner.training.make import Case, Solved
+    from sdk.planner.training.spec import Training
+
+
+def decisions_of(case: Case, training: Training, solved: Solved, budget: int) -> Iterator[str]:
+    """The sentences, in the order in which a plan tells them."""
+    learning = [o for o in solved.chosen.options if o.trains]
+    first = case.records[solved.chosen.start].name
+    if solved.least_bytes > budget:
+        yield f"Nothing that was asked for fits {budget:,} bytes; what is shown is the smallest choice there is."
+    count = f"{len(learning)} of {len(case.records)} layers"
+    yield f"{count} learn, the first is {first}; what lies in front of it stays as it is and runs without a graph, {case.chunk} samples at a time."
+    if solved.setting.micro:
+        parts = solved.parts
+        yield f"A batch of {training.batch} goes through in {parts} parts of {solved.setting.batch}, whose gradients are added up: that fits, or gains, more."
+    if training.layers == "auto" or training.method == "auto":
+        yield "Of all selections that were allowed, none gains more within the budget: the choice is exact, on bytes."
+    if training.budget_bytes is None:
+        yield "No budget was given, so freed memory stays with the process for speed: its heap may hold up to twice what the step itself needs."
+    else:
+        yield "Freed tensors are given back at once (a fixed mmap threshold), so that the budget holds; new pages make steps slower."
+    if any(o.choice.method in ("fixed", "adapter") for o in learning):
+        yield "Bases of fixed subspaces and adapters come from the calibration data and are held as constants, whatever the batch."
+    if any(o.choice.method == "recompute" for o in learning):
+        yield "Recomputed layers keep their block's input alone: the rest of the block is computed again when its gradient arrives, so a step takes longer."
+    if any(o.choice.method == "channels" for o in learning):
+        yield "Where channels learn, they are the first ones of the layer's input; the gain is the share of the gradient's energy seen in them."
+    if any(o.choice.method in ("hosvd", "svd") for o in learning):
+        yield "hosvd and svd keep as much as each batch needs: their bytes are what the calibrated spectra let expect, not a bound."
