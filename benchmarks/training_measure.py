@@ -9,7 +9,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from benchmarks import training_nets, training_peers
 from benchmarks.rows import Row
-from benchmarks.training_methods import Learning, batched, learning, parsed, trainer
+from benchmarks.training_methods import COSINE, GRID, Learning, batched, learning, parsed, trainer
 from benchmarks.training_peaks import peaks
 from benchmarks.training_peers import PlainRun
 
@@ -39,10 +39,11 @@ class Setup:
     learning: Learning
     plain_bytes: int
     plain_gradients: tuple[list[np.ndarray], ...]
+    shown: dict[str, str] = field(default_factory=dict)  # "fixed@0.7" -> "fixed"
 
     def case(self, method: str) -> str:
-        """Name of a case."""
-        return f"{self.net_name}/{self.layers}/{method}"
+        """Name of a case: without the eps where that was chosen for it."""
+        return f"{self.net_name}/{self.layers}/{self.shown.get(method, method)}"
 
 
 def setup(net_name: str, layers: str, batches: int = 4) -> Setup:
@@ -89,8 +90,21 @@ def kept_rows(s: Setup, method: str) -> list[Row]:
         Row(case, "saved_bytes", saved.batch, "bytes", "lower", {"plain": s.plain_bytes}),
         Row(case, "constant_bytes", saved.constants, "bytes", "lower"),
         Row(case, "gradient_cosine", float(np.mean(cosines)), "cosine", "higher"),
+        Row(case, "eps", 1.0 if method == "exact" else parsed(method)[1], "share", "lower"),
         Row(case, "prediction_error", abs(predicted - saved.batch) / saved.batch, "fraction", "lower"),
     ]
+
+
+def at_its_eps(s: Setup, method: str) -> str:
+    """The method with the smallest eps of the grid whose mean cosine is good enough; "exact", and a method whose eps was said, as they are."""
+    if method == "exact" or "@" in method:
+        return method
+    for eps in GRID:
+        named = f"{method}@{eps:g}"
+        if np.mean([step_cosine(s, named, i) for i in range(len(s.batches))]) >= COSINE:
+            break
+    s.shown[named] = method
+    return named
 
 
 def step_cosine(s: Setup, method: str, i: int) -> float:

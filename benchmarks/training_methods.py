@@ -1,4 +1,4 @@
-"""From a method's name to a trainer that learns by it: "fixed" is fixed subspaces at eps 0.9, "fixed@0.8" the same at 0.8."""
+"""From a method's name to a trainer that learns by it: "fixed@0.8" is fixed subspaces that keep 0.8; "fixed" alone at an eps to be chosen."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 
 METHODS = ("exact", "fixed", "asi", "hosvd", "svd", "adapter")
 EPS = 0.9
+#: Where no eps is said, the first of these with a gradient cosine of COSINE or more is taken.
+GRID, COSINE = (0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9), 0.87
 
 
 @dataclass(frozen=True)
