@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,8 @@ import numpy as np
 
 from sdk.errors import UsageError
 from sdk.golden import npy_array, npy_bytes
-from sdk.graph.interpreter import step
 from sdk.planner.plan import Plan
+from sdk.training.mcu.stable import LARGEST_LOSS, Stepper, Taken, candidates, second_best
 
 if TYPE_CHECKING:
     from sdk.session import Session, VerifyReport
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 #: another order on the device. int8 weights: the share of them that may differ, by one unit, where noise rounds the other way.
 TOLERANCE = 1e-4
 INT8_SHARE = 2e-3
+#: Largest such difference between a golden step and the same step nudged by more than rounding does.
+STABLE = TOLERANCE / 4
 
 
 @dataclass(frozen=True)
@@ -30,19 +32,55 @@ class TrainingGolden:
     labels: tuple[int, ...]
     losses: tuple[float, ...]
     variables: Mapping[str, np.ndarray] = field(repr=False)
+    note: str = ""  # why there are fewer steps than were wanted
 
 
 def make_training_golden(plan: Plan) -> TrainingGolden:
-    """Let the interpreter take the plan's vectors as steps. Raises UsageError for a plan of inference, or one without vectors."""
+    """As many steps as the plan has vectors, as the interpreter takes them, on samples whose step hangs on no rounding; fewer, with a
+    note, where too few are found. Raises UsageError for a plan of inference, or one without vectors."""
     if plan.training is None or not plan.vectors:
         raise UsageError(f"the plan of {plan.name} is not one of training with samples to prove it by; make it with plan_training")
-    graph, losses, state = plan.graph, [], None
-    for vector in plan.vectors:
-        outputs, state = step(graph, dict(zip(graph.inputs, vector, strict=True)), state)
-        losses.append(float(outputs[plan.training.loss][0]))
-    assert state is not None
+    stepper = Stepper(plan.graph, plan.training)
+    state, nudged = stepper.start(), stepper.starts()
+    inputs: list[np.ndarray] = []
+    labels: list[int] = []
+    losses: list[float] = []
+    for x, label in candidates(plan.graph, plan.training, plan.vectors):
+        entering = stepper.entering(x)
+        chosen = second_best(stepper.step(entering, 0, state).logits) if label is None else label
+        taken = stepper.step(entering, chosen, state)
+        others = _agreeing(taken, stepper.nudged(entering, chosen, nudged)) if _learns(stepper, entering, chosen, taken) else ()
+        if others:
+            state, nudged = taken.variables, tuple(other.variables for other in others)
+            inputs.append(x)
+            labels.append(chosen)
+            losses.append(taken.loss)
+        if len(labels) == len(plan.vectors):
+            break
     ordered = {v.name: state[v.name] for v in plan.training.variables}
-    return TrainingGolden(tuple(v[0] for v in plan.vectors), tuple(int(v[1][0]) for v in plan.vectors), tuple(losses), ordered)
+    return TrainingGolden(tuple(inputs), tuple(labels), tuple(losses), ordered, _note(len(labels), len(plan.vectors)))
+
+
+def _learns(stepper: Stepper, entering: Mapping[str, np.ndarray], label: int, taken: Taken) -> bool:
+    """False where the loss is too large to begin with, or the step makes it so. NaN is neither."""
+    return 0.0 <= taken.loss <= LARGEST_LOSS and 0.0 <= stepper.step(entering, label, taken.variables).loss <= LARGEST_LOSS
+
+
+def _agreeing(taken: Taken, others: Iterator[Taken]) -> tuple[Taken, ...]:
+    """The nudged steps where each leaves what `taken` did, else none of them."""
+    found = []
+    for other in others:
+        apart = max(_loss_apart(taken.loss, other.loss), *(difference(value, other.variables[name]) for name, value in taken.variables.items()))
+        if not apart <= STABLE:
+            return ()
+        found.append(other)
+    return tuple(found)
+
+
+def _note(steps: int, wanted: int) -> str:
+    if steps == wanted:
+        return ""
+    return f"{steps} training steps instead of {wanted}: with every other sample tried, rounding decides what is learnt, or the loss is too large"
 
 
 def golden_files(golden: TrainingGolden) -> dict[str, bytes]:
@@ -62,7 +100,7 @@ def training_manifest(plan: Plan, golden: TrainingGolden) -> dict[str, Any]:
         "optimiser": use.optimiser, "learning_rate": use.learning_rate, "momentum": use.momentum, "classes": plan.graph[use.logits].shape[-1],
         "forward_steps": use.forward_steps, "steps": [{"name": s.node, "op": s.op, "kernel": s.function} for s in plan.steps if s.call is not None],
         "layers": [vars(layer) for layer in use.layers], "variables": variables,
-        "golden": {"labels": list(golden.labels), "losses": list(golden.losses), "tolerance": TOLERANCE},
+        "golden": {"labels": list(golden.labels), "losses": list(golden.losses), "tolerance": TOLERANCE, "note": golden.note},
     }  # fmt: skip
 
 
@@ -72,7 +110,7 @@ def read_golden(manifest: Mapping[str, Any], files: Mapping[str, bytes]) -> Trai
     labels = tuple(int(n) for n in told["golden"]["labels"])
     inputs = tuple(_array(files, f"golden/step{n}_input.npy") for n in range(len(labels)))
     variables = {row["name"]: _array(files, f"golden/variable{n}.npy") for n, row in enumerate(told["variables"])}
-    return TrainingGolden(inputs, labels, tuple(float(v) for v in told["golden"]["losses"]), variables)
+    return TrainingGolden(inputs, labels, tuple(float(v) for v in told["golden"]["losses"]), variables, str(told["golden"].get("note", "")))
 
 
 def _array(files: Mapping[str, bytes], name: str) -> np.ndarray:
@@ -91,11 +129,15 @@ def difference(wanted: np.ndarray, got: np.ndarray) -> float:
     return float(np.abs(wanted - got).max(initial=0.0) / max(float(np.abs(wanted).max(initial=0.0)), 1e-6))
 
 
+def _loss_apart(wanted: float, got: float) -> float:
+    return abs(wanted - got) / max(abs(wanted), 1e-3)
+
+
 def compare(golden: TrainingGolden, losses: list[float], variables: Mapping[str, np.ndarray]) -> tuple[float, str | None]:
     """(largest difference, what first differs by more than the tolerance)."""
     largest = 0.0
     for number, (wanted, got) in enumerate(zip(golden.losses, losses, strict=True)):
-        apart = abs(wanted - got) / max(abs(wanted), 1e-3)
+        apart = _loss_apart(wanted, got)
         largest = max(largest, apart)
         if not apart <= TOLERANCE:
             return largest, f"the loss of training step {number + 1} is {got:.6g} and should be {wanted:.6g}"
@@ -124,7 +166,7 @@ def proved(session: Session, inference: Callable[[], VerifyReport], progress: Ca
         largest, wrong = compare(golden, *_take_steps(session, golden, progress))
     finally:
         session.board.forget()
-    details = (*report.details, f"{len(golden.labels)} training steps")
+    details = (*report.details, golden.note or f"{len(golden.labels)} training steps")
     return replace(report, tolerance=TOLERANCE, largest_difference=max(report.largest_difference, largest), first_difference=wrong, details=details)
 
 
