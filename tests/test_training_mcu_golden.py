@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 import sdk
-from sdk.graph.interpreter import step
+from sdk.graph.interpreter import run, step
 from sdk.graph.ir import Graph
 from sdk.planner.plan import Plan
 from sdk.planner.training.records import Choice
@@ -49,8 +50,20 @@ def test_a_sample_on_the_threshold_is_passed_over_and_the_board_proves_the_other
     assert report.ok and report.details == ("3 training steps",)
 
 
-def test_a_tie_is_seen_and_a_sample_far_from_it_is_not() -> None:
-    plan = plan_of(tied_net(3e-8))
+def tied_head() -> Graph:
+    """The float net whose last convolution is fused with the mean; one pixel of its first sample is at 0 in every channel."""
+    graph = NETS["point"]()
+    conv = next(node for node in graph.nodes if "l3.weight" in node.inputs)
+    pixel = run(graph, [samples(graph, 3)[:1]], keep=True)[conv.inputs[0]][0, 2, 3].astype(np.float64)
+    value = -(graph["l3.weight"].data[:, 0, 0] @ pixel).astype(np.float32)
+    return graph.with_nodes(graph.nodes, {**graph.tensors, "l3.bias": replace(graph["l3.bias"], data=value)})
+
+
+@pytest.mark.parametrize(("net", "learning"), [(lambda: tied_net(3e-8), ("l1", "l2")), (tied_head, ("l3", "l4"))], ids=["dense", "head"])
+def test_a_tie_is_seen_and_a_sample_far_from_it_is_not(net: Callable[[], Graph], learning: tuple[str, ...]) -> None:
+    graph = net()
+    plan = plan_training("stm32f746", graph, Training(learning_rate=0.05), samples(graph, 3), choices=[Choice(n) for n in learning], precision="float32")
+    assert any(node.op == "train_head" for node in plan.graph.nodes) == (learning[0] == "l3")
     stepper = Stepper(plan.graph, plan.training)
     apart = []
     for x, label in plan.vectors[:2]:
