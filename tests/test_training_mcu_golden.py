@@ -17,7 +17,7 @@ from sdk.planner.training.records import Choice
 from sdk.planner.training.spec import Training
 from sdk.training.mcu.golden import difference, golden_files, make_training_golden, read_golden, training_manifest
 from sdk.training.mcu.plan import plan_training
-from sdk.training.mcu.stable import Stepper
+from sdk.training.mcu.stable import LARGEST_LOSS, SMALLEST_LOSS, Stepper
 from tests.data import shared
 from tests.training_nets import NETS, samples
 
@@ -101,6 +101,18 @@ def test_where_every_step_diverges_there_are_fewer_and_it_is_told() -> None:
     assert len(golden.labels) < 3 and golden.note.startswith(f"{len(golden.labels)} training steps instead of 3: ")
     read = read_golden({"training": training_manifest(plan, golden)}, golden_files(golden))
     assert read.note == golden.note and read.labels == golden.labels
+
+
+def test_a_label_that_is_known_already_is_no_proof() -> None:
+    """Its gradient is next to nothing and its loss the logarithm of nearly 1, which float32 has with an error of 1e-7."""
+    graph = NETS["dense"]()
+    sure = graph.with_nodes(graph.nodes, {**graph.tensors, "l2.bias": replace(graph["l2.bias"], data=np.array([0, 0, 0, 12, 0], np.float32))})
+    plan = plan_of(sure, rate=0.001)
+    stepper = Stepper(plan.graph, plan.training)
+    x, label = plan.vectors[1]  # label 3
+    assert stepper.step(stepper.entering(x), int(label[0]), stepper.start()).loss < 0.01
+    golden = make_training_golden(plan)
+    assert golden.labels and min(golden.losses) >= SMALLEST_LOSS and max(golden.losses) <= LARGEST_LOSS
 
 
 @pytest.mark.long

@@ -11,7 +11,7 @@ import numpy as np
 from sdk.errors import UsageError
 from sdk.golden import npy_array, npy_bytes
 from sdk.planner.plan import Plan
-from sdk.training.mcu.stable import LARGEST_LOSS, Stepper, Taken, candidates, second_best
+from sdk.training.mcu.stable import LARGEST_LOSS, SMALLEST_LOSS, Stepper, Taken, candidates, second_best
 
 if TYPE_CHECKING:
     from sdk.session import Session, VerifyReport
@@ -62,8 +62,8 @@ def make_training_golden(plan: Plan) -> TrainingGolden:
 
 
 def _learns(stepper: Stepper, entering: Mapping[str, np.ndarray], label: int, taken: Taken) -> bool:
-    """False where the loss is too large to begin with, or the step makes it so. NaN is neither."""
-    return 0.0 <= taken.loss <= LARGEST_LOSS and 0.0 <= stepper.step(entering, label, taken.variables).loss <= LARGEST_LOSS
+    """False where the loss is too small or too large to begin with, or the step makes it too large. NaN is none of these."""
+    return SMALLEST_LOSS <= taken.loss <= LARGEST_LOSS and 0.0 <= stepper.step(entering, label, taken.variables).loss <= LARGEST_LOSS
 
 
 def _agreeing(taken: Taken, others: Iterator[Taken]) -> tuple[Taken, ...]:
@@ -80,7 +80,7 @@ def _agreeing(taken: Taken, others: Iterator[Taken]) -> tuple[Taken, ...]:
 def _note(steps: int, wanted: int) -> str:
     if steps == wanted:
         return ""
-    return f"{steps} training steps instead of {wanted}: with every other sample tried, rounding decides what is learnt, or the loss is too large"
+    return f"{steps} training steps instead of {wanted}: with every other sample tried, rounding decides what is learnt, or the loss is too large or too small"
 
 
 def golden_files(golden: TrainingGolden) -> dict[str, bytes]:

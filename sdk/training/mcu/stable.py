@@ -27,6 +27,8 @@ from sdk.planner.mcu_training import TrainingUse
 NUDGE = 3e-7
 #: A label with a larger loss is one that the model takes for impossible: a step far outside of where it would ever learn.
 LARGEST_LOSS = 10.0
+#: A smaller loss is one of a label that is known already: nothing is learnt, and the logarithm of nearly 1 has an error of 1e-7 in float32.
+SMALLEST_LOSS = 0.05
 #: Some sums up and the others down, then the other way round: every tie is decided both ways. (All up at once would add up to far
 #: more than rounding does.)
 _WAYS = (1.0, -1.0)
