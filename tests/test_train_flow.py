@@ -74,6 +74,7 @@ def test_a_model_learns_here_and_becomes_a_new_artifact(compiled, tmp_path, caps
     assert (np.load(tmp_path / "y.npy").reshape(64, 4).argmax(1) == y).mean() >= 0.9, "what it learned holds for samples it has not seen"
 
 
+@pytest.mark.long
 def test_what_it_learned_is_where_it_goes_on_from(compiled, tmp_path, capsys):
     data, new = str(compiled.parent / "data.npz"), str(tmp_path / "new")
     first = told(capsys, "train", str(compiled), "--data", data, "--epochs", "4", "-o", new)
