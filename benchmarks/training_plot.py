@@ -63,7 +63,7 @@ def _dress(axis, title: str, ratios: Sequence[float]) -> None:  # type: ignore[n
     axis.minorticks_off()
     axis.grid(color=THEIRS, lw=0.5)
     axis.set_axisbelow(True)
-    axis.set_xlabel("times fewer bytes than plain autograd keeps (bases that all batches share are not counted)", fontsize=8, color=GREY)
+    axis.set_xlabel("times fewer bytes than plain autograd keeps (shared bases not counted)", fontsize=8, color=GREY)
     axis.set_title(title, fontsize=9, color=GREY)
     axis.tick_params(length=0, colors=INK)
     for side in axis.spines.values():
