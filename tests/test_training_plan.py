@@ -49,6 +49,23 @@ def test_kept_bytes_are_what_the_meter_counts(net, method, layers, factors):
         assert sum(kept.constant_bytes(r, c) for r in records for c in chosen if c.layer == r.name) == made.saved_bytes().constants
 
 
+def test_kept_bytes_of_a_transformer_are_what_the_meter_counts():
+    """Queries, keys and values come out of one `unbind`, a tuple, which must not hide them."""
+    from benchmarks import linux_nets
+    from sdk.planner.training.records import Choice
+    from sdk.training.nn.program import read_program
+    from sdk.training.nn.trainer import Trainer
+
+    net = read_program(linux_nets.SMALL["vit_tiny"].module(), torch.zeros(2, 3, 32, 32))
+    walk = walk_of(net)
+    assert walk.complete
+    for count in (1, 5, len(net.layers)):
+        chosen = [Choice(record.name) for record in net.layers[-count:]]
+        made = Trainer(net, chosen, None, Training(batch=4))
+        made.step(torch.randn(4, 3, 32, 32), torch.arange(4))
+        assert predict_saved_bytes(walk, net.layers, chosen, 4) == made.saved_bytes().batch
+
+
 @pytest.mark.parametrize("net", NETS)
 def test_kept_bytes_of_mixed_choices_are_what_the_meter_counts(net):
     """Wherever training starts, in a block or at its edge, and whatever the other layers of a block do."""

@@ -20,6 +20,8 @@ FRESH = ("conv2d", "linear", "add", "mul", "batch_norm", "layer_norm", "avg_pool
 #: Plain operations that only look at their input in another way.
 VIEW_NAMES = ("view", "reshape", "flatten", "_unsafe_view", "unflatten", "squeeze", "unsqueeze", "transpose", "permute", "t", "slice", "select", "expand",
               "_up", "_down", "chunk", "split", "getitem", "alias", "detach")  # fmt: skip
+#: Of these, and others, those that give a tuple of views.
+TUPLE_VIEWS = ("chunk", "split", "split_with_sizes", "unbind", "tensor_split")
 
 
 @dataclass(frozen=True)
@@ -112,16 +114,26 @@ def walk_of(program: Any) -> Walk:
     """The walk of a `TrainableProgram`."""
     index = {name: i for i, name in enumerate(program.by_name)}
     known = {program.input, *(step.name for step in program.steps if step.kind != "scalar" and step.shape is not None)}
-    ops = tuple(_op(step, index, known) for step in program.steps if step.name in known)
-    complete = all(step.kind == "scalar" or step.name in known for step in program.steps)
+    through = _through(program.steps, known)
+    ops = tuple(_op(step, index, through) for step in program.steps if step.name in known)
+    complete = all(step.kind == "scalar" or step.name in known or _name(step) in TUPLE_VIEWS for step in program.steps)
     size = 1
     for extent in program.input_shape:
         size *= extent
     return Walk(ops, program.input, size, _unique_bytes([*program.values.values(), *program.source.values()]), program.classes, complete)
 
 
-def _op(step: Any, index: Mapping[str, int], known: Set[str]) -> Op:
-    reads = tuple(name for name in step.refs if name in known)
+def _through(steps: Sequence[Any], known: Set[str]) -> dict[str, tuple[str, ...]]:
+    """Name -> the known values it stands for: itself, or what a step without a shape of its own (a tuple of views) reads."""
+    found = {name: (name,) for name in known}
+    for step in steps:
+        if step.name not in known and step.kind != "scalar":
+            found[step.name] = tuple(name for ref in step.refs for name in found.get(ref, ()))
+    return found
+
+
+def _op(step: Any, index: Mapping[str, int], through: Mapping[str, tuple[str, ...]]) -> Op:
+    reads = tuple(dict.fromkeys(name for ref in step.refs for name in through.get(ref, ())))
     return Op(step.name, _kind(step), reads, step.sample_size, index.get(step.layer, -1), step.batch_axis is not None, int((step.shape or (1,))[-1] or 1))
 
 
@@ -134,5 +146,9 @@ def _kind(step: Any) -> str:
     """The step's kind; "view" for a plain operation that moves no values."""
     if step.kind != "plain":
         return str(step.kind)
-    target = getattr(step.target, "__name__", str(step.target))
-    return "view" if target.split(".")[0] in VIEW_NAMES else "plain"
+    return "view" if _name(step) in VIEW_NAMES else "plain"
+
+
+def _name(step: Any) -> str:
+    """Name of the operation a step is, without its overload."""
+    return str(getattr(step.target, "__name__", step.target)).split(".")[0]
