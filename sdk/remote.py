@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import shutil
 import sys
@@ -305,16 +306,20 @@ def _open_local(artifact: Artifact, target: str, tell: Progress) -> RemoteSessio
         python = query.get("python", sys.executable)
         pipe = LocalPipe([python, str(runner), "serve", str(folder / "artifact"), *engine])
         release = lambda: shutil.rmtree(folder, ignore_errors=True)  # noqa: E731
-        return RemoteSession(artifact, RunnerClient(pipe), release, start_training=lambda: _train_locally(python, folder))
+        return RemoteSession(artifact, RunnerClient(pipe), release, start_training=lambda: _train_locally(python, folder, artifact))
     except BaseException:
         shutil.rmtree(folder, ignore_errors=True)
         raise
 
 
-def _train_locally(python: str, folder: Path) -> LocalPipe:
+def _train_locally(python: str, folder: Path, artifact: Artifact) -> LocalPipe:
+    """The training process here. Its checkpoint outlives the session's folder, so that a run that was stopped can go on."""
+    from platformdirs import user_cache_path
+
     trainer = folder / "embarq-train.pyz"
     trainer.write_bytes(training_zipapp())
-    return LocalPipe([python, str(trainer), str(folder / "artifact")])
+    checkpoint = user_cache_path("embarq") / "training" / f"{hashlib.sha256(canonical_json(artifact.manifest)).hexdigest()[:16]}.ckpt"
+    return LocalPipe([python, str(trainer), str(folder / "artifact"), str(checkpoint)])
 
 
 def _open_ssh(artifact: Artifact, target: str, tell: Progress, verify: bool, activate: bool, ask: Ask | None) -> RemoteSession:

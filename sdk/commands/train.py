@@ -73,7 +73,12 @@ def train(
         options["commit"] = False  # only after the held-back samples were judged
     with open_session(out, opened, port) as session:
         with _log(log) as note, _live(out, epochs) as show:
-            result = session.train(x, y, on_step=_both(note, show), **options)
+            try:
+                result = session.train(x, y, on_step=_both(note, show), **options)
+            except KeyboardInterrupt:
+                how = "go on from there with --resume" if opened.is_linux else "they are the board's until it is reset"
+                sys.stderr.write(f"embarq: stopped; {artifact} is as it was, and the values learned so far are kept: {how}\n")
+                raise
         if not result.no_worse:
             session.forget()
             raise VerificationFailed(_worse(result, artifact))
@@ -92,7 +97,9 @@ def _keep(out: Printer, session: Any, where: str, port: str | None) -> None:
         made.save(where)
         if not made.is_linux:
             session.commit()
-        elif port is not None and port.startswith("ssh://"):
+            return
+        session.forget()  # the checkpoint: what it holds is in the artifact now
+        if port is not None and port.startswith("ssh://"):
             session.close()
             with open_session(out, made, port, verify=True):
                 pass

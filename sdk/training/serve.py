@@ -52,8 +52,8 @@ def told(method: Callable[[dict[str, Any]], Any]) -> Callable[[dict[str, Any]], 
 class TrainingServer:
     """A trainer, the samples that were sent, and the run that is going on."""
 
-    def __init__(self, folder: Path, trainer: Any, name: str) -> None:
-        self.folder, self.trainer, self.name = folder, trainer, name
+    def __init__(self, checkpoint: Path, trainer: Any, name: str) -> None:
+        self.checkpoint, self.trainer, self.name = checkpoint, trainer, name
         self.parts: dict[str, np.ndarray] = {}
         self._aside = tempfile.TemporaryDirectory(prefix="embarq-train-")
         self.run: Run | None = None
@@ -69,7 +69,7 @@ class TrainingServer:
             "name": self.name, "input_shape": list(program.input_shape), "input_dtype": str(program.input_dtype).rpartition(".")[2], "classes": program.classes,
             "layers": [{"name": c.layer, "method": c.method, "eps": c.eps} for c in self.trainer.choices], "batch": training.batch,
             "learning_rate": training.learning_rate, "decisions": list(self.trainer.decisions), "threads": self.trainer.threads,
-            "torch": str(torch.__version__), "pid": os.getpid(), "checkpoint": (self.folder / CHECKPOINT).is_file(), **health.memory(),
+            "torch": str(torch.__version__), "pid": os.getpid(), "checkpoint": self.checkpoint.is_file(), **health.memory(),
         }  # fmt: skip
 
     def put(self, params: dict[str, Any]) -> dict[str, Any]:
@@ -97,7 +97,7 @@ class TrainingServer:
             raise BadRequest("no samples were sent; put x, y, held_x and held_y first")
         if self.run is not None and self.run.running:
             raise BadRequest("training runs already; stop it first")
-        self.run = Run(self.trainer, self.parts, params, self.folder / CHECKPOINT)
+        self.run = Run(self.trainer, self.parts, params, self.checkpoint)
         self.run.thread.start()
         return {}
 
@@ -124,7 +124,7 @@ class TrainingServer:
 
     def forget(self, _: dict[str, Any]) -> dict[str, Any]:
         """Take the checkpoint away."""
-        (self.folder / CHECKPOINT).unlink(missing_ok=True)
+        self.checkpoint.unlink(missing_ok=True)
         return {}
 
     def weights(self, _: dict[str, Any]) -> dict[str, Any]:
@@ -201,7 +201,8 @@ class Run:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """`embarq-train FOLDER [--threads N]`: serve until shutdown or the end of stdin. Exit codes as the runner's."""
+    """`embarq-train FOLDER [CHECKPOINT]`: serve until shutdown or the end of stdin. The checkpoint lies in the folder unless named.
+    Exit codes as the runner's."""
     from sdk.training.settings import open_trainer
 
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -217,7 +218,9 @@ def main(argv: list[str] | None = None) -> int:
     except ModuleNotFoundError as error:
         sys.stderr.write(f"embarq-run: training needs {error.name}, not installed for {sys.executable}; there: {sys.executable} -m pip install {error.name}\n")
         return 6
-    server = TrainingServer(Path(arguments[0]), trainer, name)
+    checkpoint = Path(arguments[1]) if len(arguments) > 1 else Path(arguments[0]) / CHECKPOINT
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    server = TrainingServer(checkpoint, trainer, name)
     try:
         rpc.serve(source, sink, server.methods(), lambda: server.finished)
     finally:

@@ -75,7 +75,7 @@ def fit(
     evaluate: held-back samples (x, y), or a call that gives an accuracy, judged before training and after every epoch. early_stop: end after so
     many epochs without a better accuracy, with the best epoch's values (a copy of them is kept meanwhile). checkpoint: a file written after
     every epoch, and every `every` steps; with resume, a run goes on from it to the very same values as if it had never stopped. stop: asked
-    after each step. Raises DataError for an empty stream; what `Trainer.step` raises comes through.
+    after each step; where it stands then is in the checkpoint. Raises DataError for an empty stream; what `Trainer.step` raises comes through.
     """
     run = _Run()
     judge = _judge(evaluate)
