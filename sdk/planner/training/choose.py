@@ -11,6 +11,9 @@ Where the trained part starts is one more loop over the same fronts: the first t
 of it keep nothing. Two bounds keep the fronts short without losing the best: a quick selection found on thinned fronts (below), and the
 linear relaxation of what the layers in front could still add (above); a partial selection that cannot reach the first is dropped.
 Layers that are chosen together (a block that is recomputed) are one step of the walk, from the front behind the last of them.
+Where a front grows past `STATES` all the same, of values next to each other only one stays (`merged`), then of states of nearly the same
+bytes (`thinned`): sizes are never rounded, so no selection is ever over the budget. What can be lost by the first is added up, what
+could have come of those that the second drops is bounded, and so the result tells how far from the best it can be.
 Sinha and Zoltners (1979) give the relaxation, Nemhauser and Ullmann (1969) the fronts; here a third coordinate, M, is added.
 """
 
@@ -21,8 +24,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sdk.planner.training.fronts import Bounds, Front, Joint, Option, thinned, undominated
+from sdk.planner.training.fronts import Bounds, Front, Joint, Option, merged, thinned, undominated
 
+#: States of a front above which those of nearly the same value are merged.
+STATES = 3072
+#: Values that may be taken for the same, as shares of the value at hand: the first that is tried, and the largest.
+_COARSE, _COARSEST = 1e-7, 3e-5
 #: States kept by the quick selection.
 _THIN = 512
 #: Values that differ by less, relatively, count as equal when a bound is compared: sums of floats in another order.
@@ -31,13 +38,29 @@ _EPSILON = 1e-9
 
 @dataclass(frozen=True)
 class Chosen:
-    """The best selection under a budget: an option for each layer (`options`, forward order), `start` the first that trains."""
+    """The best selection under a budget: an option for each layer (`options`, forward order), `start` the first that trains.
+
+    most: no selection within the budget has a value above this; it is `value` itself where the choice is exact.
+    states: partial selections that were looked at.
+    """
 
     options: tuple[Option, ...]
     start: int
     value: float
     peak_bytes: int
     step_s: float
+    most: float = np.inf
+    states: int = 0
+
+    @property
+    def exact(self) -> bool:
+        """True where it is proved that no selection is worth more."""
+        return self.most <= self.value + _EPSILON * (1 + abs(self.value))
+
+    @property
+    def gap(self) -> float:
+        """The share of the largest value possible that this one may be short of, at most."""
+        return 0.0 if self.exact else 1 - self.value / self.most
 
 
 def choose(
@@ -51,15 +74,24 @@ def choose(
     largest live bytes of the forward pass in front of it; nothing is 0. after_bytes: live behind the last layer (logits, loss).
     joints: options of layers next to each other that are chosen together, beside those of each layer alone.
     quick: on thinned fronts only: a real selection within the budget, tenths of a percent from the best.
+    A choice among millions of partial selections need not be exact: `most` and `gap` of the result tell what is known.
     Where two selections are equal in value and memory, the one with the shorter step wins.
     """
     _check(layers, joints)
     prefix = tuple(prefix_bytes) or (0,) * len(layers)
-    room = budget_bytes - fixed_bytes
-    best = _search(layers, joints, room, prefix, after_bytes, -np.inf, _THIN)
+    problem = _Problem(layers, joints, budget_bytes - fixed_bytes, prefix, after_bytes)
+    best = _search(problem, thin=_THIN)
     if not quick:
-        best = _search(layers, joints, room, prefix, after_bytes, -np.inf if best is None else best.value, None)
+        thorough = _search(problem, at_least=-np.inf if best is None else best.value)
+        best = thorough if best is None else _better(best, thorough)
     return None if best is None else replace(best, peak_bytes=best.peak_bytes + fixed_bytes)
+
+
+def _better(quick: Chosen, found: Chosen | None) -> Chosen:
+    """The better of two selections for the same wish, with the least that is known to be the most; of equal value the second, which is thorough."""
+    best = quick if found is None or found.value < quick.value else found
+    most = quick.most if found is None else min(quick.most, found.most)
+    return replace(best, most=max(most, best.value), states=quick.states + (0 if found is None else found.states))
 
 
 def smallest(
@@ -74,12 +106,11 @@ def smallest(
     origin: dict[int, Option] = {}
     equal = [[_worthless(o, origin) for o in options] for options in layers]
     together = [replace(joint, options=tuple(_worthless(o, origin) for o in joint.options)) for joint in joints]
-    room = 2**62
-    found = _search(equal, together, room, prefix, after_bytes, -np.inf, None, least=True)
+    found = _search(_Problem(equal, together, 2**62, prefix, after_bytes), least=True)
     if found is None:
         raise ValueError("no layer has an option that trains")
     back = tuple(origin[id(o)] for o in found.options)
-    return replace(found, options=back, value=sum(o.value for o in back), peak_bytes=found.peak_bytes + fixed_bytes)
+    return replace(found, options=back, value=sum(o.value for o in back), peak_bytes=found.peak_bytes + fixed_bytes, most=np.inf)
 
 
 def peak_of(options: Sequence[Option], fixed_bytes: int = 0, prefix_bytes: Sequence[int] = (), after_bytes: int = 0) -> int:
@@ -119,29 +150,44 @@ def _check(layers: Sequence[Sequence[Option]], joints: Sequence[Joint]) -> None:
         raise ValueError("options that are chosen together need layers next to each other, all of which train")
 
 
-def _search(
-    layers: Sequence[Sequence[Option]], joints: Sequence[Joint], room: int, prefix: Sequence[int], after: int, at_least: float, thin: int | None,
-    least: bool = False,
-) -> Chosen | None:  # fmt: skip
+@dataclass(frozen=True)
+class _Problem:
+    """What is chosen from, as `choose` has it. room: bytes beside the fixed ones."""
+
+    layers: Sequence[Sequence[Option]]
+    joints: Sequence[Joint]
+    room: int
+    prefix: Sequence[int]
+    after: int
+
+
+def _search(problem: _Problem, at_least: float = -np.inf, thin: int | None = None, least: bool = False) -> Chosen | None:
     """From the last layer to the first: extend the front, and try each layer as the first that trains.
 
     at_least: a value known to be reached; thin: states to keep at most; least: look for the smallest peak in place of the largest value.
     """
-    bounds = Bounds(layers, room, joints)
+    layers, room = problem.layers, problem.room
+    walk = _Extension(Bounds(layers, room, problem.joints), room, thin, least)
     latest = next((i for i, options in enumerate(layers) if options[0].trains), len(layers))
-    zero = np.zeros(1, np.int64)
-    fronts = [Front(zero, np.full(1, after, np.int64), np.zeros(1), np.zeros(1), zero, zero)]
+    zero, after = np.zeros(1, np.int64), np.full(1, problem.after, np.int64)
+    fronts = [Front(zero, after, np.zeros(1), np.zeros(1), zero, zero)]
     best: tuple[tuple[float, ...], int, int, int] | None = None  # (rank, start, way, row of the front behind)
     for s in range(len(layers) - 1, -1, -1):
-        ways = _ways(layers, joints, s)
-        found = _best_start(fronts, ways, room, prefix[s], least) if s <= latest else None
+        ways = _ways(layers, problem.joints, s)
+        found = _best_start(fronts, ways, room, problem.prefix[s], least) if s <= latest else None
         if found is not None and (best is None or found[0] > best[0]):
             best = (found[0], s, found[1], found[2])
         if s and best is not None and not least:
             at_least = max(at_least, best[0][0])
+        if best is not None and least:
+            walk.room = int(-best[0][0])
         if s:
-            fronts.append(_extend(fronts, ways, s, room, bounds, at_least, thin, least))
-    return None if best is None else _trace(layers, joints, fronts, best[1], best[2], best[3], prefix)
+            fronts.append(walk.extended(fronts, ways, s, at_least))
+    if best is None:
+        return None
+    chosen = _trace(problem, fronts, best[1], best[2], best[3])
+    whole = float(walk.bounds.of(len(layers), zero, after)[0])
+    return replace(chosen, most=max(chosen.value, min(whole, walk.most(max(at_least, chosen.value)))), states=walk.states)
 
 
 @dataclass(frozen=True)
@@ -181,16 +227,48 @@ def _best_start(fronts: Sequence[Front], ways: Sequence[_Way], room: int, prefix
     return best
 
 
-def _extend(fronts: Sequence[Front], ways: Sequence[_Way], layer: int, room: int, bounds: Bounds, at_least: float, thin: int | None, least: bool) -> Front:
-    """Every state with every way to go on in front of it, without what is too large, cannot win, or is beaten."""
-    parts = [_with(fronts[len(fronts) - len(way.picked)], way.option, k) for k, way in enumerate(ways) if way.inner]
-    made = Front(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
-    made = made.keep(np.flatnonzero(made.persistent + made.high <= room))
-    if not least and len(made):
-        reach = made.value + bounds.of(layer, made.persistent, made.high)
-        made = made.keep(np.flatnonzero(reach >= at_least - _EPSILON * (1 + abs(at_least))))
-    made = made.keep(undominated(made.persistent, made.high, made.value, made.seconds))
-    return made if thin is None or len(made) <= thin else made.keep(thinned(made, thin))
+class _Extension:
+    """Extends fronts, and adds up what may be lost where they are cut short.
+
+    dropped: the most value that any partial selection dropped by thinning could have come to; lost: what merging may have cost, in all.
+    """
+
+    def __init__(self, bounds: Bounds, room: int, thin: int | None, least: bool) -> None:
+        self.bounds, self.room, self._thin, self._least = bounds, room, thin, least
+        self.dropped, self.lost, self.states = -np.inf, 0.0, 0
+
+    def most(self, reached: float) -> float:
+        """No selection is worth more than this, where `reached` is the largest value known to be possible."""
+        return max(self.dropped, reached) + self.lost
+
+    def extended(self, fronts: Sequence[Front], ways: Sequence[_Way], layer: int, at_least: float) -> Front:
+        """Every state with every way to go on in front of it, without what is too large, cannot win, or is beaten."""
+        parts = [_with(fronts[len(fronts) - len(way.picked)], way.option, k) for k, way in enumerate(ways) if way.inner]
+        made = Front(*(np.concatenate(columns) for columns in zip(*parts, strict=True)))
+        self.states += len(made)
+        made = made.keep(np.flatnonzero(made.persistent + made.high <= self.room))
+        if not self._least and len(made):
+            made = made.keep(np.flatnonzero(self._reach(layer, made) >= at_least - _EPSILON * (1 + abs(at_least))))
+        made = made.keep(undominated(made.persistent, made.high, made.value, made.seconds))
+        return made if self._least else self._short(made, layer, at_least)
+
+    def _reach(self, layer: int, front: Front) -> np.ndarray:
+        return front.value + self.bounds.of(layer, front.persistent, front.high)
+
+    def _short(self, front: Front, layer: int, at_least: float) -> Front:
+        """The front itself, or so many of its states as are let be."""
+        count = STATES if self._thin is None else self._thin
+        if self._thin is None and len(front) > count:
+            known = max(at_least, float(front.value.max()))
+            rows, step = merged(front, count, _COARSE * known, _COARSEST * known)
+            self.lost += step
+            front = front.keep(rows)
+        if len(front) > count:
+            rows = thinned(front, count)
+            gone = np.delete(np.arange(len(front)), rows)
+            self.dropped = max(self.dropped, float(self._reach(layer, front.keep(gone)).max()))
+            front = front.keep(rows)
+        return front
 
 
 def _with(front: Front, o: Option, way: int) -> tuple[np.ndarray, ...]:
@@ -200,17 +278,16 @@ def _with(front: Front, o: Option, way: int) -> tuple[np.ndarray, ...]:
     return front.persistent + o.persistent_bytes, high, front.value + o.value, front.seconds + o.step_s, rows, np.full(len(front), way)
 
 
-def _trace(
-    layers: Sequence[Sequence[Option]], joints: Sequence[Joint], fronts: Sequence[Front], start: int, way: int, row: int, prefix: Sequence[int]
-) -> Chosen:
+def _trace(problem: _Problem, fronts: Sequence[Front], start: int, way: int, row: int) -> Chosen:
     """The selection behind a row: frozen up to `start`, then back through the fronts."""
+    layers = problem.layers
     picked = [options[0] for options in layers[:start]]
     while True:
-        picked += _ways(layers, joints, len(picked))[way].picked
+        picked += _ways(layers, problem.joints, len(picked))[way].picked
         if len(picked) == len(layers):
             break
         front = fronts[len(layers) - len(picked)]
         way, row = int(front.option[row]), int(front.parent[row])
     options = tuple(picked)
     seconds = options[start].first_step_s + sum(o.step_s for o in options[start + 1 :])
-    return Chosen(options, start, sum(o.value for o in options), peak_of(options, 0, prefix, int(fronts[0].high[0])), seconds)
+    return Chosen(options, start, sum(o.value for o in options), peak_of(options, 0, problem.prefix, problem.after), seconds)

@@ -12,6 +12,11 @@ import numpy as np
 
 from sdk.planner.training.records import Choice
 
+#: Narrow places that bounds look at, beside the end of the forward pass.
+_PLACES = 4
+#: Bytes that nothing has.
+_NEVER = 2**62
+
 
 @dataclass(frozen=True)
 class Option:
@@ -134,25 +139,47 @@ def thinned(front: Front, count: int) -> np.ndarray:
     return np.array([part[np.argmax(front.value[part])] for part in np.array_split(order, count)], np.int64)
 
 
+def merged(front: Front, count: int, coarse: float, coarsest: float) -> tuple[np.ndarray, float]:
+    """(rows that are left, the most value that is lost by taking them for all): of values within a step of each other, one counts.
+
+    coarse: the first step that is tried; four times as much while more than `count` rows are left, up to `coarsest`. A row that goes has
+    one that stays which takes no more persistent bytes and no more M, and whose value is less by under the last step: steps of powers
+    of two are nested. Sizes are never rounded.
+    """
+    rows, step = np.arange(len(front)), coarse / 4
+    while len(rows) > count and 4 * step <= coarsest:
+        step *= 4
+        left = front.keep(rows)
+        rows = rows[undominated(left.persistent, left.high, np.floor(left.value / step), -left.value)]
+    return rows, step
+
+
 class Bounds:
-    """The most value that the layers in front of one may still add: a linear relaxation of bytes, which also sees the transients.
+    """The most value that the layers in front of one may still add: linear relaxations of bytes, the smallest of several.
 
     A layer can only be reached where its own least need fits beside what is persistent already; what lies in front of one that
-    cannot be reached adds nothing.
+    cannot be reached adds nothing. One relaxation looks at the end of the forward pass; others at a narrow place, a layer whose
+    transients are large: what layers behind it keep is not there at that moment, so only their persistent bytes count.
     """
 
     def __init__(self, layers: Sequence[Sequence[Option]], room: int, joints: Sequence[Joint] = ()) -> None:
         self._room = room
-        sizes: list[list[tuple[float, float]]] = [[(o.persistent_bytes + o.saved_bytes, o.value) for o in options] for options in layers]
-        needs = [min(o.persistent_bytes + o.saved_bytes + o.transient_bytes for o in options) for options in layers]
+        prices = [[_price(o) for o in options] for options in layers]
+        inner = [min(p.kept + o.transient_bytes for p, o in zip(row, options, strict=True)) for row, options in zip(prices, layers, strict=True)]
+        start = [min((p.kept + o.first_transient_bytes for p, o in zip(row, options, strict=True) if o.trains), default=_NEVER)
+                 for row, options in zip(prices, layers, strict=True)]  # fmt: skip
         for joint in joints:
-            least = joint.whole.persistent_bytes + joint.whole.saved_bytes + min(joint.whole.transient_bytes, joint.whole.first_transient_bytes)
-            for i, share in enumerate(joint.shares(), joint.first):
-                sizes[i].append(share)
-                needs[i] = min(needs[i], least)
-        self._pieces = [_hull([point for point in points if point[0] <= room]) for points in sizes]
-        self._inner = needs
-        self._made: dict[tuple[int, int], tuple[np.ndarray, np.ndarray]] = {}
+            shares, whole = joint.shares(), _price(joint.whole)
+            for i, (o, share) in enumerate(zip(joint.options, shares, strict=True), joint.first):
+                prices[i].append(_Price(o.persistent_bytes, share[0], share[0] + whole.peak - whole.kept, share[1]))
+                inner[i] = min(inner[i], whole.peak)
+            start[joint.first] = min(start[joint.first], whole.peak)
+        self._inner, self._start = np.array(inner, np.int64), np.array(start, np.int64)
+        self._least = [min(p.peak for p in row) for row in prices]
+        self._light = [_hull([(p.persistent, p.value) for p in row if p.kept <= room]) for row in prices]
+        self._kept = [_hull([(p.kept, p.value) for p in row if p.kept <= room]) for row in prices]
+        self._peak = [_hull([(p.peak - least, p.value) for p in row if p.peak <= room]) for row, least in zip(prices, self._least, strict=True)]
+        self._made: dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray]] = {}
 
     def of(self, layer: int, persistent: np.ndarray, high: np.ndarray) -> np.ndarray:
         """Upper bound of what the layers in front of `layer` add to each state, [n]."""
@@ -160,28 +187,71 @@ class Bounds:
         bound = np.zeros(len(persistent))
         for first in np.unique(start):
             rows = start == first
-            cost, value = self._line(int(first), layer)
-            bound[rows] = np.interp(self._room - persistent[rows] - high[rows], cost, value)
+            bound[rows] = self._bound(int(first), layer, self._room - persistent[rows], high[rows])
         return bound
 
+    def _bound(self, first: int, layer: int, left: np.ndarray, high: np.ndarray) -> np.ndarray:
+        """The same for states from which training may start at `first` or behind it. left: bytes beside what is persistent.
+
+        Where training starts in front of a narrow place, that place counts; so the starts between two of them are looked at together.
+        """
+        places = self._narrow(first, layer)
+        best = np.zeros(len(left))
+        for k, begin in enumerate([first, *(at + 1 for at in places)]):
+            if begin < layer:
+                end = self._add(layer, begin, layer, left - high)
+                best = np.maximum(best, np.minimum.reduce([end, *(self._add(at, begin, layer, left - self._least[at]) for at in places[k:])]))
+        return best
+
+    def _narrow(self, first: int, layer: int) -> list[int]:
+        """The layers in first..layer - 1 that need most beside what is kept, each with those behind it left."""
+        found: list[int] = []
+        while first < layer and len(found) < _PLACES:
+            found.append(first + int(np.argmax(self._least[first:layer])))
+            first = found[-1] + 1
+        return found
+
     def _earliest(self, layer: int, persistent: np.ndarray) -> np.ndarray:
-        """For each state the first layer that training could start at: all between it and `layer` must pass their gradient on."""
+        """For each state the first layer that training could start at, `layer` for none: all between it and `layer` must pass their gradient on."""
+        left = self._room - persistent
         needs = np.maximum.accumulate(np.array([0, *self._inner[1:layer][::-1]], np.int64))  # of passing layer - 1, layer - 2, ..
-        passed = np.searchsorted(needs, self._room - persistent, side="right")  # how many of them, one more than the inner ones
-        return np.maximum(layer - np.maximum(passed, 1), 0)
+        passed = np.searchsorted(needs, left, side="right")  # how many of them, one more than the inner ones
+        reached = np.maximum(layer - np.maximum(passed, 1), 0)
+        for first in np.unique(reached):
+            rows = reached == first
+            least = np.minimum.accumulate(self._start[first:layer])
+            reached[rows] = first + np.searchsorted(-least, -left[rows], side="left")
+        return reached
 
-    def _line(self, first: int, end: int) -> tuple[np.ndarray, np.ndarray]:
-        """(bytes, value) corners of the concave line of layers first..end - 1."""
-        if (first, end) not in self._made:
-            pieces = [p for each in self._pieces[first:end] for p in each]
-            sloped = sorted((p for p in pieces if p[0] > 0), key=lambda p: -p[1] / p[0])
-            free = sum(p[1] for p in pieces if p[0] == 0)
-            self._made[first, end] = np.cumsum([0.0, *(p[0] for p in sloped)]), np.cumsum([free, *(p[1] for p in sloped)])
-        return self._made[first, end]
+    def _add(self, at: int, first: int, layer: int, left: np.ndarray) -> np.ndarray:
+        """The most that layers first..layer - 1 add within `left` bytes at the moment of layer `at` (`layer`: when forward has ended)."""
+        if (at, first, layer) not in self._made:
+            pieces = [*self._kept[first:at], *self._peak[at : at + 1][: layer - at], *self._light[at + 1 : layer]]
+            sizes, values = np.concatenate(pieces).T if pieces else np.zeros((2, 0))
+            order = np.argsort(-values / np.maximum(sizes, 1e-9), kind="stable")
+            self._made[at, first, layer] = np.cumsum([0.0, *sizes[order]]), np.cumsum([0.0, *values[order]])
+        cost, value = self._made[at, first, layer]
+        return np.where(left >= 0, np.interp(left, cost, value), -np.inf)
 
 
-def _hull(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
-    """The pieces (bytes, value) of the upper concave hull from (0, 0) through the points."""
+@dataclass(frozen=True)
+class _Price:
+    """Least bytes of an option: held through training, with what it keeps, and with its transients as well."""
+
+    persistent: int
+    kept: float
+    peak: float
+    value: float
+
+
+def _price(o: Option) -> _Price:
+    transient = min(o.transient_bytes, o.first_transient_bytes) if o.trains else o.transient_bytes
+    kept = o.persistent_bytes + o.saved_bytes
+    return _Price(o.persistent_bytes, kept, kept + transient, o.value)
+
+
+def _hull(points: Sequence[tuple[float, float]]) -> np.ndarray:
+    """The pieces [n, 2] (bytes, value) of the upper concave hull from (0, 0) through the points."""
     hull: list[tuple[float, float]] = [(0.0, max([0.0, *(v for c, v in points if c <= 0)]))]
     for cost, value in sorted(points, key=lambda p: (p[0], -p[1])):
         if value <= hull[-1][1] or cost <= 0:
@@ -190,4 +260,4 @@ def _hull(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
             hull.pop()
         hull.append((cost, value))
     base = [(0.0, hull[0][1])] if hull[0][1] else []
-    return base + [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(hull)]
+    return np.array(base + [(b[0] - a[0], b[1] - a[1]) for a, b in pairwise(hull)], np.float64).reshape(-1, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -21,8 +22,8 @@ def decisions_of(case: Case, training: Training, solved: Solved, budget: int) ->
     if solved.setting.micro:
         parts = solved.parts
         yield f"A batch of {training.batch} goes through in {parts} parts of {solved.setting.batch}, whose gradients are added up: that fits, or gains, more."
-    if training.layers == "auto" or training.method == "auto":
-        yield "Of all selections that were allowed, none gains more within the budget: the choice is exact, on bytes."
+    if solved.fits and (training.layers == "auto" or training.method == "auto"):
+        yield _how_good(solved)
     if training.budget_bytes is None:
         yield "No budget was given, so freed memory stays with the process for speed: its heap may hold up to twice what the step itself needs."
     else:
@@ -35,3 +36,18 @@ def decisions_of(case: Case, training: Training, solved: Solved, budget: int) ->
         yield "Where channels learn, they are the first ones of the layer's input; the gain is the share of the gradient's energy seen in them."
     if any(o.choice.method in ("hosvd", "svd") for o in learning):
         yield "hosvd and svd keep as much as each batch needs: their bytes are what the calibrated spectra let expect, not a bound."
+
+
+def _how_good(solved: Solved) -> str:
+    """What is known of the choice: it is the best, or how far from the best it can be."""
+    allowed = f"Of all selections that were allowed with {solved.setting.batch} samples at a time"
+    if solved.chosen.exact:
+        return f"{allowed}, none gains more within the budget: the choice is exact, on bytes."
+    best = f"this one is within {_percent(solved.chosen.gap)} % of the best possible within the budget"
+    return f"{allowed}, {best}: there are too many to compare all; bytes are exact."
+
+
+def _percent(share: float) -> str:
+    """Hundredths of it, rounded up to two digits: 0.00012345 is 0.013."""
+    digits = max(1 - math.floor(math.log10(100 * share)), 0)
+    return f"{math.ceil(100 * share * 10**digits) / 10**digits:.{digits}f}"
