@@ -6,8 +6,11 @@ own code with it. When the link breaks it ends at its last checkpoint, and `resu
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -99,23 +102,22 @@ class TrainingClient:
     def train(self, options: Mapping[str, Any], on_step: Callable[[TrainStep], None] | None = None) -> TrainResult:
         """Train until it is done; Ctrl-C stops it after the update that is running and raises KeyboardInterrupt."""
         self.client.call("start", options)
-        losses: list[float] = []
         began = time.monotonic()
-        try:
-            for step in self._steps():
-                losses.append(step.loss)
+        with _interrupts() as asked:
+            for step in self._steps(asked):
                 if on_step:
                     on_step(step)
-        except KeyboardInterrupt:
-            self.client.call("stop")
-            raise
+        if asked.is_set():
+            raise KeyboardInterrupt
         found = self.client.call("result")
         return TrainResult(**{**found, "losses": tuple(found["losses"])}, seconds=time.monotonic() - began)
 
-    def _steps(self) -> Iterator[TrainStep]:
-        """Every update as the device tells of it; a failure there is raised here as what it is."""
+    def _steps(self, asked: threading.Event) -> Iterator[TrainStep]:
+        """Every update as the device tells of it, until it ends or is asked to; a failure there is raised here as what it is."""
         running = True
         while running:
+            if asked.is_set():
+                self.client.call("stop")
             answer = self.client.call("poll", {"wait_s": POLL_S})
             running = bool(answer["running"])
             yield from (TrainStep(**event) for event in answer["events"])
@@ -132,6 +134,20 @@ class TrainingClient:
         """The model's values by the names of its source, merged: as if no layer had been changed for training."""
         names = self.client.call("weights")["names"]
         return {name: unpack(self.client.call("weight", {"name": name})["array"]) for name in names}
+
+
+@contextmanager
+def _interrupts() -> Iterator[threading.Event]:
+    """Ctrl-C as an event inside the block: an exception in the midst of a message would leave the other side half-answered."""
+    asked = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    before = signal.signal(signal.SIGINT, lambda _number, _frame: asked.set())
+    try:
+        yield asked
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _pieces(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:

@@ -130,3 +130,16 @@ def test_what_makes_no_sense_is_refused_in_one_sentence(serve):
     ):
         with pytest.raises(BadRequest, match=sentence):
             call(params)
+
+
+def test_ctrl_c_becomes_a_wish_to_stop_and_is_itself_again_afterwards():
+    import os
+    import signal
+
+    from sdk.remote_training import _interrupts
+
+    with _interrupts() as asked:
+        os.kill(os.getpid(), signal.SIGINT)
+        assert asked.wait(5)
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)

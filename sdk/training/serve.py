@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import queue
+import signal
 import sys
 import tempfile
 import threading
@@ -205,6 +206,7 @@ def main(argv: list[str] | None = None) -> int:
     Exit codes as the runner's."""
     from sdk.training.settings import open_trainer
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C on a terminal reaches every process on it: the host says what to do
     arguments = list(sys.argv[1:] if argv is None else argv)
     source, sink = protocol_streams()
     try:
