@@ -7,9 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sdk.planner.training.choose import choose, curve, peak_of, smallest
+from sdk.planner.training import choose as programme
+from sdk.planner.training.choose import Chosen, choose, curve, peak_of, smallest
 from sdk.planner.training.fronts import Joint, Option
 from sdk.planner.training.records import Choice
+from sdk.planner.training.sentences import _percent
 
 METHODS = ("freeze", "bias", "fixed", "exact", "adapter", "recompute")
 
@@ -72,7 +74,7 @@ def test_equal_to_trying_everything(seed, depth, width, scale, share):
     found = choose(layers, budget, fixed, prefix, after)
     assert (found is None) == (best is None)
     if found is not None:
-        assert found.value == pytest.approx(best, rel=1e-12)
+        assert found.value == pytest.approx(best, rel=1e-12) and found.exact and found.gap == 0
         assert found.peak_bytes == peak_of(found.options, fixed, prefix, after) <= budget
     assert smallest(layers, fixed, prefix, after).peak_bytes == least
 
@@ -103,6 +105,46 @@ def test_equal_to_trying_everything_where_layers_are_chosen_together(seed, depth
         assert found.value == pytest.approx(best, rel=1e-12)
         assert found.peak_bytes == peak_of(found.options, 0, prefix, after) <= budget
     assert smallest(layers, 0, prefix, after, joints).peak_bytes == least
+
+
+@settings(max_examples=120, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(2, 6), st.sampled_from((40, 10**6)), st.floats(0.1, 1), st.integers(2, 8), st.sampled_from((3e-5, 0.3)))
+def test_a_front_cut_short_still_tells_how_far_from_the_best_it_can_be(seed, depth, scale, share, states, coarsest):
+    layers, joints = random_layers(seed, depth, 3, scale), random_joints(seed + 2, depth, scale)
+    rng = np.random.default_rng(seed + 1)
+    prefix, after = [int(n) for n in rng.integers(0, scale, depth)], int(rng.integers(0, scale))
+    budget = int(share * 3 * scale * depth)
+    best, _ = by_hand(layers, budget, 0, prefix, after, joints)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, number in (("STATES", states), ("_THIN", 2), ("_COARSEST", coarsest)):
+            patch.setattr(programme, name, number)
+        found = [choose(layers, budget, 0, prefix, after, quick, joints) for quick in (False, True)]
+    for chosen in found:
+        if chosen is not None:
+            assert chosen.value <= best <= chosen.most * (1 + 1e-12) and chosen.peak_bytes <= budget
+            assert chosen.value >= best * (1 - chosen.gap) * (1 - 1e-9)
+            assert not chosen.exact or chosen.value == pytest.approx(best, rel=1e-9)
+
+
+def test_fifty_layers_of_forty_options_are_chosen_with_few_states():
+    """Shares kept and their values as of compressed inputs, which are so near each other that no front stays short by itself."""
+    rng, layers = np.random.default_rng(1), []
+    for i in range(50):
+        size, norm = int(4 * 10 ** rng.uniform(3.5, 5.5)), float(10 ** rng.uniform(-2, 0))
+        layers.append([Option(Choice(f"l{i}", "freeze"), 0, size // 32, 0, 0, size)])
+        for share in rng.uniform(0.02, 1, 39):
+            value, basis, transient = norm * share**0.3 * rng.uniform(0.9, 1), rng.uniform(0, 0.2), rng.uniform(1, 2)
+            layers[i].append(Option(Choice(f"l{i}", "fixed"), value, int(size * share), int(size * basis), 0, int(size * transient), 0, size))
+    budget = peak_of([max(options, key=lambda o: o.value) for options in layers]) // 2
+    found = choose(layers, budget)
+    assert found.peak_bytes == peak_of(found.options) <= budget
+    assert 0 < found.gap < 0.005 and found.value == pytest.approx(found.most * (1 - found.gap))
+    assert found.states <= 50 * 40 * (programme.STATES + 512)
+
+
+def test_a_gap_is_told_rounded_up():
+    assert [_percent(share) for share in (0.00012345, 0.003, 0.0123, 0.5, 1e-9)] == ["0.013", "0.30", "1.3", "50", "0.00000010"]
+    assert Chosen((), 0, 2.0, 0, 0.0, 2.0).exact and Chosen((), 0, 2.0, 0, 0.0, 2.5).gap == pytest.approx(0.2)
 
 
 def test_never_over_the_budget_in_a_thousand_random_ones():

@@ -264,9 +264,9 @@ class _Extension:
             self.lost += step
             front = front.keep(rows)
         if len(front) > count:
-            rows = thinned(front, count)
-            gone = np.delete(np.arange(len(front)), rows)
-            self.dropped = max(self.dropped, float(self._reach(layer, front.keep(gone)).max()))
+            reach = self._reach(layer, front)
+            rows = thinned(front, count, reach)
+            self.dropped = max(self.dropped, float(np.delete(reach, rows).max()))
             front = front.keep(rows)
         return front
 

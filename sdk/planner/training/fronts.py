@@ -132,11 +132,13 @@ def undominated(persistent: np.ndarray, high: np.ndarray, value: np.ndarray, sec
     return np.array(kept, np.int64)
 
 
-def thinned(front: Front, count: int) -> np.ndarray:
-    """`count` rows, evenly over the total bytes, the most valuable of each stretch."""
-    total = front.persistent + front.high
-    order = np.argsort(total, kind="stable")
-    return np.array([part[np.argmax(front.value[part])] for part in np.array_split(order, count)], np.int64)
+def thinned(front: Front, count: int, reach: np.ndarray) -> np.ndarray:
+    """At most `count` rows: of stretches of equal length by the persistent bytes, and by the total, those that may come to most. reach: [n]."""
+    found = []
+    for sizes in (front.persistent, front.persistent + front.high):
+        order = np.lexsort((front.value, sizes))
+        found += [part[np.argmax(reach[part])] for part in np.array_split(order, count // 2)]
+    return np.unique(np.array(found, np.int64))
 
 
 def merged(front: Front, count: int, coarse: float, coarsest: float) -> tuple[np.ndarray, float]:
