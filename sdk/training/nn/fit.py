@@ -120,6 +120,8 @@ def _epoch(
         if on_step is not None:
             on_step(StepReport(trainer.steps, run.epoch - last, result.loss, result.accuracy, held_out))
         if stop is not None and stop():
+            if path is not None:
+                _save(trainer, path, run)
             return True
     return False
 
