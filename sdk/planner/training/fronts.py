@@ -167,21 +167,20 @@ class Bounds:
     def __init__(self, layers: Sequence[Sequence[Option]], room: int, joints: Sequence[Joint] = ()) -> None:
         self._room = room
         prices = [[_price(o) for o in options] for options in layers]
-        inner = [min(p.kept + o.transient_bytes for p, o in zip(row, options, strict=True)) for row, options in zip(prices, layers, strict=True)]
-        start = [min((p.kept + o.first_transient_bytes for p, o in zip(row, options, strict=True) if o.trains), default=_NEVER)
-                 for row, options in zip(prices, layers, strict=True)]  # fmt: skip
         for joint in joints:
-            shares, whole = joint.shares(), _price(joint.whole)
-            for i, (o, share) in enumerate(zip(joint.options, shares, strict=True), joint.first):
-                prices[i].append(_Price(o.persistent_bytes, share[0], share[0] + whole.peak - whole.kept, share[1]))
-                inner[i] = min(inner[i], whole.peak)
-            start[joint.first] = min(start[joint.first], whole.peak)
-        self._inner, self._start = np.array(inner, np.int64), np.array(start, np.int64)
-        self._least = [min(p.peak for p in row) for row in prices]
-        self._light = [_hull([(p.persistent, p.value) for p in row if p.kept <= room]) for row in prices]
-        self._kept = [_hull([(p.kept, p.value) for p in row if p.kept <= room]) for row in prices]
-        self._peak = [_hull([(p.peak - least, p.value) for p in row if p.peak <= room]) for row, least in zip(prices, self._least, strict=True)]
-        self._made: dict[tuple[int, int, int], tuple[np.ndarray, np.ndarray]] = {}
+            whole = _price(joint.whole)
+            if min(whole.peak, whole.first) <= room:
+                for i, share in enumerate(joint.shares()):
+                    prices[joint.first + i].append(_part(whole, joint.options[i], share, i == 0))
+        self._inner = np.array([min(p.whole for p in row) for row in prices], np.int64)
+        self._start = np.array([min(p.whole_first for p in row) for row in prices], np.int64)
+        self._least = [(min(p.peak for p in row), min(p.first for p in row)) for row in prices]
+        fit = [[p for p in row if min(p.peak, p.first) <= room] for row in prices]
+        self._light = [_hull([(p.persistent, p.value) for p in row]) for row in fit]
+        self._kept = [_hull([(p.kept, p.value) for p in row]) for row in fit]
+        self._peak = [(_hull([(p.peak - inner, p.value) for p in row if p.peak <= room]), _hull([(p.first - first, p.value) for p in row if p.first <= room]))
+                      for row, (inner, first) in zip(fit, self._least, strict=True)]  # fmt: skip
+        self._made: dict[tuple[int, int, int, bool], tuple[np.ndarray, np.ndarray]] = {}
 
     def of(self, layer: int, persistent: np.ndarray, high: np.ndarray) -> np.ndarray:
         """Upper bound of what the layers in front of `layer` add to each state, [n]."""
@@ -200,16 +199,20 @@ class Bounds:
         places = self._narrow(first, layer)
         best = np.zeros(len(left))
         for k, begin in enumerate([first, *(at + 1 for at in places)]):
-            if begin < layer:
-                end = self._add(layer, begin, layer, left - high)
-                best = np.maximum(best, np.minimum.reduce([end, *(self._add(at, begin, layer, left - self._least[at]) for at in places[k:])]))
+            behind = [self._add(at, begin, layer, left) for at in places[k:] if begin < at]
+            if begin < (places[k] if k < len(places) else layer):
+                best = np.maximum(best, np.minimum.reduce([self._add(layer, begin, layer, left - high), *behind]))
+            if k < len(places):
+                at = places[k]
+                later = [self._add(other, at, layer, left) for other in places[k + 1 :]]
+                best = np.maximum(best, np.minimum.reduce([self._add(layer, at, layer, left - high), self._add(at, at, layer, left, True), *later]))
         return best
 
     def _narrow(self, first: int, layer: int) -> list[int]:
         """The layers in first..layer - 1 that need most beside what is kept, each with those behind it left."""
         found: list[int] = []
         while first < layer and len(found) < _PLACES:
-            found.append(first + int(np.argmax(self._least[first:layer])))
+            found.append(first + int(np.argmax([inner for inner, _ in self._least[first:layer]])))
             first = found[-1] + 1
         return found
 
@@ -225,31 +228,50 @@ class Bounds:
             reached[rows] = first + np.searchsorted(-least, -left[rows], side="left")
         return reached
 
-    def _add(self, at: int, first: int, layer: int, left: np.ndarray) -> np.ndarray:
-        """The most that layers first..layer - 1 add within `left` bytes at the moment of layer `at` (`layer`: when forward has ended)."""
-        if (at, first, layer) not in self._made:
-            pieces = [*self._kept[first:at], *self._peak[at : at + 1][: layer - at], *self._light[at + 1 : layer]]
-            sizes, values = np.concatenate(pieces).T if pieces else np.zeros((2, 0))
+    def _add(self, at: int, first: int, layer: int, left: np.ndarray, starts: bool = False) -> np.ndarray:
+        """The most that layers first..layer - 1 add within `left` bytes at the moment of layer `at` (`layer`: when forward has ended).
+
+        starts: training starts at `at`.
+        """
+        key = (at, first, layer, starts)
+        if key not in self._made:
+            pieces = [*self._kept[first:at], *(kinds[starts] for kinds in self._peak[at : min(at + 1, layer)]), *self._light[at + 1 : layer]]
+            sizes, values = np.concatenate(pieces).T
             order = np.argsort(-values / np.maximum(sizes, 1e-9), kind="stable")
-            self._made[at, first, layer] = np.cumsum([0.0, *sizes[order]]), np.cumsum([0.0, *values[order]])
-        cost, value = self._made[at, first, layer]
-        return np.where(left >= 0, np.interp(left, cost, value), -np.inf)
+            self._made[key] = np.cumsum([0.0, *sizes[order]]), np.cumsum([0.0, *values[order]])
+        cost, value = self._made[key]
+        beside = left - self._least[at][starts] if at < layer else left
+        return np.where(beside >= 0, np.interp(beside, cost, value), -np.inf)
 
 
 @dataclass(frozen=True)
 class _Price:
-    """Least bytes of an option: held through training, with what it keeps, and with its transients as well."""
+    """Least bytes of an option: held through training (persistent), with what it keeps, and with transients, inner or where training starts.
+
+    whole, whole_first: the same of all layers that are chosen with it.
+    """
 
     persistent: int
     kept: float
     peak: float
+    first: float
     value: float
+    whole: float
+    whole_first: float
 
 
 def _price(o: Option) -> _Price:
-    transient = min(o.transient_bytes, o.first_transient_bytes) if o.trains else o.transient_bytes
     kept = o.persistent_bytes + o.saved_bytes
-    return _Price(o.persistent_bytes, kept, kept + transient, o.value)
+    peak, first = kept + o.transient_bytes, kept + o.first_transient_bytes if o.trains else _NEVER
+    return _Price(o.persistent_bytes, kept, peak, first, o.value, peak, first)
+
+
+def _part(whole: _Price, o: Option, share: tuple[float, float], leads: bool) -> _Price:
+    """One layer's part of what is chosen together; where training starts with it, that is seen in all its layers."""
+    least = min(whole.peak, whole.first)
+    peak = share[0] + (whole.peak if leads else least) - whole.kept
+    first = share[0] + whole.first - whole.kept if leads else _NEVER
+    return _Price(o.persistent_bytes, share[0], peak, first, share[1], least, whole.first if leads else _NEVER)
 
 
 def _hull(points: Sequence[tuple[float, float]]) -> np.ndarray:
