@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +15,7 @@ from sdk.planner.training import choose as programme
 from sdk.planner.training.choose import Chosen, choose, curve, peak_of, smallest
 from sdk.planner.training.fronts import Joint, Option
 from sdk.planner.training.records import Choice
-from sdk.planner.training.sentences import _percent
+from sdk.planner.training.sentences import _how_good, _percent
 
 METHODS = ("freeze", "bias", "fixed", "exact", "adapter", "recompute")
 
@@ -145,6 +149,14 @@ def test_fifty_layers_of_forty_options_are_chosen_with_few_states():
 def test_a_gap_is_told_rounded_up():
     assert [_percent(share) for share in (0.00012345, 0.003, 0.0123, 0.5, 1e-9)] == ["0.013", "0.30", "1.3", "50", "0.00000010"]
     assert Chosen((), 0, 2.0, 0, 0.0, 2.0).exact and Chosen((), 0, 2.0, 0, 0.0, 2.5).gap == pytest.approx(0.2)
+
+
+def test_the_sentence_says_exact_only_where_that_is_proved():
+    layers = random_layers(1, 5, 5, 1000)
+    found = choose(layers, 3000)
+    told = [_how_good(SimpleNamespace(chosen=replace(found, most=most), setting=SimpleNamespace(batch=8))) for most in (found.value, found.value / 0.99)]
+    assert found.exact and "the choice is exact" in told[0] and "with 8 samples at a time" in told[0]
+    assert "exact, on" not in told[1] and re.search(r"within 1\.[01] % of the best possible", told[1])
 
 
 def test_never_over_the_budget_in_a_thousand_random_ones():
