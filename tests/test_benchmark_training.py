@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Iterator
 
 import numpy as np
@@ -200,10 +201,16 @@ def test_turns_are_taken_and_the_first_does_not_count() -> None:
 
 
 def test_a_fork_tells_what_it_grew_by_and_leaves_nothing_here() -> None:
-    kept: list[bytes] = []
+    kept: list[mmap.mmap] = []
+
+    def grow() -> None:
+        fresh = mmap.mmap(-1, 24 << 20)  # new pages; a heap may have free ones, resident already
+        for page in range(0, len(fresh), mmap.PAGESIZE):
+            fresh[page] = 1
+        kept.append(fresh)
 
     def make() -> training_peaks.Callable[[], None]:
-        return lambda: kept.append(b"x" * (24 << 20))
+        return grow
 
     grown = training_peaks.forked_growth(make)
     assert 47 << 20 < grown < 64 << 20 and not kept  # it ran twice

@@ -125,7 +125,7 @@ def walk_of(program: Any) -> Walk:
 
 def _through(steps: Sequence[Any], known: Set[str]) -> dict[str, tuple[str, ...]]:
     """Name -> the known values it stands for: itself, or what a step without a shape of its own (a tuple of views) reads."""
-    found = {name: (name,) for name in known}
+    found: dict[str, tuple[str, ...]] = {name: (name,) for name in known}
     for step in steps:
         if step.name not in known and step.kind != "scalar":
             found[step.name] = tuple(name for ref in step.refs for name in found.get(ref, ()))
