@@ -99,11 +99,11 @@ def person_parts(device: str, trained_on: str, people: Sequence[int] = har.TESTE
 TASKS: dict[str, Task] = {
     "har_person": Task(
         "har_person", partial(har.pretrained, "phone"), partial(person_parts, "phone", "phone"),
-        Recipe("last4", {"": 20, "mcu": 8, "board": 2}, {"": 0.01, "classifier": 0.1, "full": 0.003, "mcu": 0.005, "board": 0.005}, 16),
+        Recipe("last4", {"": 20, "mcu": 8, "board": 6}, {"": 0.01, "classifier": 0.1, "full": 0.003, "mcu": 0.005, "board": 0.005}, 16),
     ),
     "har_wrist": Task(
         "har_wrist", partial(har.pretrained, "phone"), partial(person_parts, "watch", "phone"),
-        Recipe("last4", {"": 20, "mcu": 8, "board": 2}, {"": 0.01, "classifier": 0.1, "full": 0.003, "mcu": 0.005, "board": 0.005}, 16),
+        Recipe("last4", {"": 20, "mcu": 8, "board": 6}, {"": 0.01, "classifier": 0.1, "full": 0.003, "mcu": 0.005, "board": 0.005}, 16),
     ),
     "cifar10_contrast": Task(
         "cifar10_contrast", partial(small_nets.pretrained, "mobilenetv2_035"), partial(camera_parts, "contrast", 5),
