@@ -28,7 +28,6 @@ Progress = Callable[[str], None]
 #: Bytes of samples sent in one message.
 PIECE_BYTES = 8 << 20
 POLL_S = 0.5
-MOST_CLASSES_SHOWN = 5
 
 
 @dataclass(frozen=True)

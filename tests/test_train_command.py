@@ -154,7 +154,7 @@ def test_what_is_worse_leaves_everything_as_it_was(command, capsys):
 
 def test_a_dry_run_writes_nothing(command, capsys):
     code, session = command(0.5, 0.75, "--dry-run", "--json")
-    assert code == 0 and [name for name, _ in session.called] == ["train", "close"]
+    assert code == 0 and [name for name, _ in session.called] == ["train", "forget", "close"]
     told = json.loads(capsys.readouterr().out)
     assert told["artifact"] is None and told["accuracy"] == 0.75 and told["losses"] == [1.0, 0.5, 0.33]
 

@@ -83,7 +83,9 @@ def train(
             session.forget()
             raise VerificationFailed(_worse(result, artifact))
         where = output if output is not None else artifact
-        if not dry_run:
+        if dry_run:
+            session.forget()
+        else:
             _keep(out, session, where, port)
     told = {**result.to_dict(), "artifact": None if dry_run else where}
     out.show(told, str(result), "nothing was written (--dry-run)" if dry_run else f"{where}: the trained model; next: embarq flash {where}")

@@ -211,10 +211,7 @@ def main(argv: list[str] | None = None) -> int:
     source, sink = protocol_streams()
     try:
         trainer, name = open_trainer(Path(arguments[0]))
-    except EmbarqError as error:
-        sys.stderr.write(f"embarq-run: {error}\n")
-        return error.exit_code
-    except RunnerError as error:
+    except (EmbarqError, RunnerError) as error:
         sys.stderr.write(f"embarq-run: {error}\n")
         return error.exit_code
     except ModuleNotFoundError as error:
