@@ -1,0 +1,144 @@
+"""The supernet: one set of weights that every subnet of a ladder is a part of.
+
+Small kernels are the centre of larger ones, changed by a learned matrix that all channels of a layer share (7 to 5, 5 to 3; identity at
+first). Narrow layers are the first channels of wide ones, shallow stages the first blocks of deep ones (arXiv 1908.09791, 2409.05900).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sdk.prepare.moofa.nn.plain import NORM_EPS, NORM_MOMENTUM, InvertedResidual, SqueezeExcite, SubnetModule, initialise
+from sdk.prepare.moofa.space import SQUEEZE, Block, Ladder, Subnet, blocks, check, divisible, largest
+
+
+class ElasticBlock(nn.Module):
+    """An inverted residual of the largest size; `run` uses the part of it that a `Block` asks for."""
+
+    def __init__(self, block: Block, kernels: tuple[int, ...]) -> None:
+        super().__init__()
+        self.whole = InvertedResidual(block)
+        self.sizes = tuple(k for k in kernels if k <= block.kernel) or (block.kernel,)
+        self.transforms = nn.ParameterDict({f"to{k}": nn.Parameter(torch.eye(k * k)) for k in self.sizes[:-1]})
+
+    def kernel(self, size: int, channels: int) -> Tensor:
+        """Depthwise weights [channels, 1, size, size]."""
+        weight: Tensor = self.whole.layers.depthwise.weight[:channels]  # type: ignore[index]
+        for k in reversed(self.sizes):
+            if k < size:
+                break
+            cut = (weight.shape[-1] - k) // 2
+            if cut:
+                centre = weight[:, :, cut : cut + k, cut : cut + k].reshape(channels, k * k)
+                weight = (centre @ self.transforms[f"to{k}"].T).view(channels, 1, k, k)
+        return weight
+
+    def run(self, x: Tensor, block: Block) -> Tensor:
+        """x [N, inputs, S, S] -> [N, outputs, S', S']."""
+        layers, hidden, y = self.whole.layers, block.hidden, x
+        if block.expands:
+            y = layers.expand_act(_norm(layers.expand_norm, F.conv2d(x, layers.expand.weight[:hidden])))  # type: ignore[index, operator]
+        y = F.conv2d(y, self.kernel(block.kernel, hidden), None, block.stride, block.kernel // 2, 1, hidden)
+        y = layers.depthwise_act(_norm(layers.depthwise_norm, y))  # type: ignore[operator]
+        if block.squeeze:
+            y = _squeeze(layers.squeeze, y, hidden)
+        y = _norm(layers.project_norm, F.conv2d(y, layers.project.weight[:, :hidden]))  # type: ignore[index]
+        return x + y if block.residual else y
+
+    def copy_to(self, plain: InvertedResidual, block: Block) -> None:
+        """Write this block's part into an ordinary block's parameters."""
+        own, other, hidden = self.whole.layers, plain.layers, block.hidden
+        if block.expands:
+            _copy(other.expand.weight, own.expand.weight[:hidden])
+            _copy_norm(other.expand_norm, own.expand_norm)
+        _copy(other.depthwise.weight, self.kernel(block.kernel, hidden))
+        _copy_norm(other.depthwise_norm, own.depthwise_norm)
+        if block.squeeze:
+            inner = divisible(hidden / SQUEEZE)
+            for layer, rows, columns in (("reduce", inner, hidden), ("expand", hidden, inner)):
+                source, target = getattr(own.squeeze, layer), getattr(other.squeeze, layer)
+                _copy(target.weight, source.weight[:rows, :columns])
+                _copy(target.bias, source.bias[:rows])
+        _copy(other.project.weight, own.project.weight[:, :hidden])
+        _copy_norm(other.project_norm, own.project_norm)
+
+
+class Supernet(nn.Module):
+    """x [N, 3, R, R] -> logits [N, classes] of the active subnet, the largest one at first.
+
+    The picture's side is the caller's: the active subnet's `resolution` is only what it is meant for.
+    """
+
+    def __init__(self, ladder: Ladder, classes: int, seed: int = 0) -> None:
+        super().__init__()
+        self.ladder, self.classes = ladder, classes
+        self.active = largest(ladder)
+        whole = SubnetModule(ladder, self.active, classes)
+        initialise(whole, seed)
+        self.stem, self.final, self.feature, self.classifier = whole.stem, whole.final, whole.feature, whole.classifier
+        self.blocks = nn.ModuleDict({self._name(b): ElasticBlock(b, ladder.kernels) for b in blocks(ladder, self.active)})
+        for block, made in zip(self.blocks.values(), whole.blocks, strict=True):
+            block.whole = made
+
+    @staticmethod
+    def _name(block: Block) -> str:
+        return "first" if block.slot < 0 else f"slot{block.slot}"
+
+    def set_active(self, subnet: Subnet) -> None:
+        """Use this subnet from now on. Raises UsageError where it is not one of the ladder's."""
+        self.active = check(self.ladder, subnet)
+
+    def parts(self, subnet: Subnet) -> Iterator[tuple[ElasticBlock, Block]]:
+        """Every block of the subnet with the elastic one that it is a part of."""
+        yield from ((self.blocks[self._name(block)], block) for block in blocks(self.ladder, subnet))  # type: ignore[misc]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[N, 3, R, R] -> [N, classes]."""
+        y = self.stem(x)
+        for elastic, block in self.parts(self.active):
+            y = elastic.run(y, block)
+        y = self.final(y).mean((2, 3))
+        logits: Tensor = self.classifier(self.feature(y))
+        return logits
+
+    @torch.no_grad()
+    def extract(self, subnet: Subnet) -> SubnetModule:
+        """The subnet as an ordinary module in evaluation mode, with weights of its own.
+
+        Its batch-norm statistics are the supernet's, which fit no subnet: `norm.reestimate` comes next.
+        """
+        plain = SubnetModule(self.ladder, subnet, self.classes)
+        for name in ("stem", "final", "feature", "classifier"):
+            getattr(plain, name).load_state_dict(getattr(self, name).state_dict())
+        for (elastic, block), made in zip(self.parts(subnet), plain.blocks, strict=True):
+            elastic.copy_to(made, block)  # type: ignore[arg-type]
+        return plain.eval()
+
+
+def _norm(norm: nn.Module, x: Tensor) -> Tensor:
+    """Batch norm by the first channels of `norm`: batch statistics in training, running ones otherwise."""
+    n, training = x.shape[1], norm.training
+    return F.batch_norm(x, norm.running_mean[:n], norm.running_var[:n], norm.weight[:n], norm.bias[:n], training, NORM_MOMENTUM, NORM_EPS)  # type: ignore[index]
+
+
+def _squeeze(layer: SqueezeExcite | nn.Module, x: Tensor, channels: int) -> Tensor:
+    """Squeeze-excite by the first channels of `layer`."""
+    inner = divisible(channels / SQUEEZE)
+    pooled = x.mean((2, 3), keepdim=True)
+    small = F.relu(F.conv2d(pooled, layer.reduce.weight[:inner, :channels], layer.reduce.bias[:inner]))  # type: ignore[index, union-attr]
+    return x * F.hardsigmoid(F.conv2d(small, layer.expand.weight[:channels, :inner], layer.expand.bias[:channels]))  # type: ignore[index, union-attr]
+
+
+def _copy(target: Tensor, source: Tensor) -> None:
+    target.copy_(source.detach())
+
+
+def _copy_norm(target: nn.Module, source: nn.Module) -> None:
+    """The first channels' scale, shift and statistics."""
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        tensor = getattr(target, name)
+        tensor.data.copy_(getattr(source, name).detach()[: len(tensor)])
