@@ -191,5 +191,6 @@ def neighbours(ladder: Ladder, subnet: Subnet) -> Iterator[Subnet]:
         now = getattr(subnet, name)
         for value in getattr(ladder, name):
             if value != now[at]:
-                yield replace(subnet, **{name: (*now[:at], value, *now[at + 1 :])})
+                changed: dict[str, Any] = {name: (*now[:at], value, *now[at + 1 :])}
+                yield replace(subnet, **changed)
     yield from (replace(subnet, resolution=side) for side in ladder.resolutions if side != subnet.resolution)

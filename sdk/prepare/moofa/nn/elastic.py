@@ -7,6 +7,7 @@ first). Narrow layers are the first channels of wide ones, shallow stages the fi
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -27,7 +28,7 @@ class ElasticBlock(nn.Module):
 
     def kernel(self, size: int, channels: int) -> Tensor:
         """Depthwise weights [channels, 1, size, size]."""
-        weight: Tensor = self.whole.layers.depthwise.weight[:channels]  # type: ignore[index]
+        weight = self.whole.depthwise.weight[:channels]
         for k in reversed(self.sizes):
             if k < size:
                 break
@@ -39,32 +40,29 @@ class ElasticBlock(nn.Module):
 
     def run(self, x: Tensor, block: Block) -> Tensor:
         """x [N, inputs, S, S] -> [N, outputs, S', S']."""
-        layers, hidden, y = self.whole.layers, block.hidden, x
+        own, hidden, y = self.whole, block.hidden, x
         if block.expands:
-            y = layers.expand_act(_norm(layers.expand_norm, F.conv2d(x, layers.expand.weight[:hidden])))  # type: ignore[index, operator]
+            y = own.act(_norm(own.expand_norm, F.conv2d(x, own.expand.weight[:hidden])))
         y = F.conv2d(y, self.kernel(block.kernel, hidden), None, block.stride, block.kernel // 2, 1, hidden)
-        y = layers.depthwise_act(_norm(layers.depthwise_norm, y))  # type: ignore[operator]
-        if block.squeeze:
-            y = _squeeze(layers.squeeze, y, hidden)
-        y = _norm(layers.project_norm, F.conv2d(y, layers.project.weight[:, :hidden]))  # type: ignore[index]
+        y = own.act(_norm(own.depthwise_norm, y))
+        y = y if own.squeeze is None else _squeeze(own.squeeze, y, hidden)
+        y = _norm(own.project_norm, F.conv2d(y, own.project.weight[:, :hidden]))
         return x + y if block.residual else y
 
     def copy_to(self, plain: InvertedResidual, block: Block) -> None:
         """Write this block's part into an ordinary block's parameters."""
-        own, other, hidden = self.whole.layers, plain.layers, block.hidden
+        own, hidden = self.whole, block.hidden
         if block.expands:
-            _copy(other.expand.weight, own.expand.weight[:hidden])
-            _copy_norm(other.expand_norm, own.expand_norm)
-        _copy(other.depthwise.weight, self.kernel(block.kernel, hidden))
-        _copy_norm(other.depthwise_norm, own.depthwise_norm)
-        if block.squeeze:
+            plain.expand.weight.copy_(own.expand.weight[:hidden])
+            _copy_norm(plain.expand_norm, own.expand_norm)
+        plain.depthwise.weight.copy_(self.kernel(block.kernel, hidden))
+        _copy_norm(plain.depthwise_norm, own.depthwise_norm)
+        if plain.squeeze is not None and own.squeeze is not None:
             inner = divisible(hidden / SQUEEZE)
-            for layer, rows, columns in (("reduce", inner, hidden), ("expand", hidden, inner)):
-                source, target = getattr(own.squeeze, layer), getattr(other.squeeze, layer)
-                _copy(target.weight, source.weight[:rows, :columns])
-                _copy(target.bias, source.bias[:rows])
-        _copy(other.project.weight, own.project.weight[:, :hidden])
-        _copy_norm(other.project_norm, own.project_norm)
+            _copy_part(plain.squeeze.reduce, own.squeeze.reduce, inner, hidden)
+            _copy_part(plain.squeeze.expand, own.squeeze.expand, hidden, inner)
+        plain.project.weight.copy_(own.project.weight[:, :hidden])
+        _copy_norm(plain.project_norm, own.project_norm)
 
 
 class Supernet(nn.Module):
@@ -80,13 +78,11 @@ class Supernet(nn.Module):
         whole = SubnetModule(ladder, self.active, classes)
         initialise(whole, seed)
         self.stem, self.final, self.feature, self.classifier = whole.stem, whole.final, whole.feature, whole.classifier
-        self.blocks = nn.ModuleDict({self._name(b): ElasticBlock(b, ladder.kernels) for b in blocks(ladder, self.active)})
-        for block, made in zip(self.blocks.values(), whole.blocks, strict=True):
-            block.whole = made
-
-    @staticmethod
-    def _name(block: Block) -> str:
-        return "first" if block.slot < 0 else f"slot{block.slot}"
+        self.blocks = nn.ModuleDict()
+        for block, made in zip(blocks(ladder, self.active), whole.blocks, strict=True):
+            elastic = ElasticBlock(block, ladder.kernels)
+            elastic.whole = cast(InvertedResidual, made)
+            self.blocks[_place(block)] = elastic
 
     def set_active(self, subnet: Subnet) -> None:
         """Use this subnet from now on. Raises UsageError where it is not one of the ladder's."""
@@ -94,7 +90,7 @@ class Supernet(nn.Module):
 
     def parts(self, subnet: Subnet) -> Iterator[tuple[ElasticBlock, Block]]:
         """Every block of the subnet with the elastic one that it is a part of."""
-        yield from ((self.blocks[self._name(block)], block) for block in blocks(self.ladder, subnet))  # type: ignore[misc]
+        yield from ((cast(ElasticBlock, self.blocks[_place(block)]), block) for block in blocks(self.ladder, subnet))
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, 3, R, R] -> [N, classes]."""
@@ -115,30 +111,41 @@ class Supernet(nn.Module):
         for name in ("stem", "final", "feature", "classifier"):
             getattr(plain, name).load_state_dict(getattr(self, name).state_dict())
         for (elastic, block), made in zip(self.parts(subnet), plain.blocks, strict=True):
-            elastic.copy_to(made, block)  # type: ignore[arg-type]
+            elastic.copy_to(cast(InvertedResidual, made), block)
         return plain.eval()
 
 
-def _norm(norm: nn.Module, x: Tensor) -> Tensor:
+def _place(block: Block) -> str:
+    return "first" if block.slot < 0 else f"slot{block.slot}"
+
+
+def _norm(norm: nn.BatchNorm2d, x: Tensor) -> Tensor:
     """Batch norm by the first channels of `norm`: batch statistics in training, running ones otherwise."""
-    n, training = x.shape[1], norm.training
-    return F.batch_norm(x, norm.running_mean[:n], norm.running_var[:n], norm.weight[:n], norm.bias[:n], training, NORM_MOMENTUM, NORM_EPS)  # type: ignore[index]
+    n = x.shape[1]
+    mean, var = cast(Tensor, norm.running_mean)[:n], cast(Tensor, norm.running_var)[:n]
+    return F.batch_norm(x, mean, var, norm.weight[:n], norm.bias[:n], norm.training, NORM_MOMENTUM, NORM_EPS)
 
 
-def _squeeze(layer: SqueezeExcite | nn.Module, x: Tensor, channels: int) -> Tensor:
+def _squeeze(layer: SqueezeExcite, x: Tensor, channels: int) -> Tensor:
     """Squeeze-excite by the first channels of `layer`."""
     inner = divisible(channels / SQUEEZE)
     pooled = x.mean((2, 3), keepdim=True)
-    small = F.relu(F.conv2d(pooled, layer.reduce.weight[:inner, :channels], layer.reduce.bias[:inner]))  # type: ignore[index, union-attr]
-    return x * F.hardsigmoid(F.conv2d(small, layer.expand.weight[:channels, :inner], layer.expand.bias[:channels]))  # type: ignore[index, union-attr]
+    small = F.relu(F.conv2d(pooled, layer.reduce.weight[:inner, :channels], _first(layer.reduce.bias, inner)))
+    return x * F.hardsigmoid(F.conv2d(small, layer.expand.weight[:channels, :inner], _first(layer.expand.bias, channels)))
 
 
-def _copy(target: Tensor, source: Tensor) -> None:
-    target.copy_(source.detach())
+def _first(bias: Tensor | None, count: int) -> Tensor | None:
+    return None if bias is None else bias[:count]
 
 
-def _copy_norm(target: nn.Module, source: nn.Module) -> None:
+def _copy_part(target: nn.Conv2d, source: nn.Conv2d, rows: int, columns: int) -> None:
+    target.weight.copy_(source.weight[:rows, :columns])
+    if target.bias is not None and source.bias is not None:
+        target.bias.copy_(source.bias[:rows])
+
+
+def _copy_norm(target: nn.BatchNorm2d, source: nn.BatchNorm2d) -> None:
     """The first channels' scale, shift and statistics."""
     for name in ("weight", "bias", "running_mean", "running_var"):
         tensor = getattr(target, name)
-        tensor.data.copy_(getattr(source, name).detach()[: len(tensor)])
+        tensor.copy_(getattr(source, name)[: len(tensor)])

@@ -41,22 +41,24 @@ class InvertedResidual(nn.Module):
 
     def __init__(self, block: Block) -> None:
         super().__init__()
-        self.residual = block.residual
-        layers: dict[str, nn.Module] = {}
+        self.residual, self.expands = block.residual, block.expands
+        hidden = block.hidden
         if block.expands:
-            layers |= {"expand": nn.Conv2d(block.inputs, block.hidden, 1, bias=False), "expand_norm": norm(block.hidden), "expand_act": activation(block.activation)}
-        depthwise = nn.Conv2d(block.hidden, block.hidden, block.kernel, block.stride, block.kernel // 2, groups=block.hidden, bias=False)
-        layers |= {"depthwise": depthwise, "depthwise_norm": norm(block.hidden), "depthwise_act": activation(block.activation)}
-        if block.squeeze:
-            layers["squeeze"] = SqueezeExcite(block.hidden)
-        layers |= {"project": nn.Conv2d(block.hidden, block.outputs, 1, bias=False), "project_norm": norm(block.outputs)}
-        self.layers = nn.Sequential()
-        for name, layer in layers.items():
-            self.layers.add_module(name, layer)
+            self.expand = nn.Conv2d(block.inputs, hidden, 1, bias=False)
+            self.expand_norm = norm(hidden)
+        self.depthwise = nn.Conv2d(hidden, hidden, block.kernel, block.stride, block.kernel // 2, groups=hidden, bias=False)
+        self.depthwise_norm = norm(hidden)
+        self.act = activation(block.activation)
+        self.squeeze = SqueezeExcite(hidden) if block.squeeze else None
+        self.project = nn.Conv2d(hidden, block.outputs, 1, bias=False)
+        self.project_norm = norm(block.outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """[N, inputs, S, S] -> [N, outputs, S', S']."""
-        y: Tensor = self.layers(x)
+        y = self.act(self.expand_norm(self.expand(x))) if self.expands else x
+        y = self.act(self.depthwise_norm(self.depthwise(y)))
+        y = y if self.squeeze is None else self.squeeze(y)
+        y = self.project_norm(self.project(y))
         return x + y if self.residual else y
 
 

@@ -88,7 +88,7 @@ def train(
         phase = recipe.phases[index]
         if step == 0:
             _enter(run, phase)
-        for step in range(step, lengths[index]):  # noqa: B020, PLW2901 - goes on from the checkpoint's step
+        for step in range(step, lengths[index]):  # noqa: B020 - goes on from the checkpoint's step
             if run.world.agree(stop()):
                 kept.save(index, step, losses, run.teacher)
                 return False
