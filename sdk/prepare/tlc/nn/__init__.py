@@ -1,0 +1,1 @@
+"""What changes a network in torch: chains found by tracing, activations removed, layers merged."""
