@@ -23,6 +23,7 @@ from sdk.prepare.moofa.nn.plain import SubnetModule, initialise  # noqa: E402
 from sdk.prepare.moofa.nn.recipe import Phase, Recipe, narrowed, sandwich, shrinking  # noqa: E402
 from sdk.prepare.moofa.nn.sort import sort_channels  # noqa: E402
 from sdk.prepare.moofa.nn.train import Progress, train  # noqa: E402
+from sdk.prepare.moofa.nn.tune import Tuning, tune  # noqa: E402
 from sdk.prepare.moofa.space import Ladder, Subnet, largest, sample, smallest, uniform  # noqa: E402
 
 LADDER = Ladder(
@@ -216,6 +217,40 @@ def test_moved_pictures_are_the_same_ones_moved() -> None:
     many = np.tile(x, (20, 1, 1, 1))
     assert {np.array_equal(m, a) for m, a in zip(augmented(many, 0, np.random.default_rng(0)), many, strict=True)} == {True, False}
     assert augmented(x, 2, np.random.default_rng(0)).shape == x.shape
+
+
+# -- somebody's own classes ------------------------------------------------------------------------------------------
+
+
+def judged(net: SubnetModule, x: np.ndarray, y: np.ndarray) -> float:
+    return float((torch.cat([net(b) for b in batches(x, net.subnet.resolution)]).argmax(1).numpy() == y).mean())
+
+
+@pytest.mark.parametrize("what", ["head", "all"])
+def test_a_subnet_learns_other_classes(what: str) -> None:
+    base = Supernet(LADDER, CLASSES).extract(largest(LADDER))
+    (x, y), (tx, ty) = coloured(128, 2), coloured(128, 3)
+    classes, told = y // 2, ty // 2  # two classes where there were four
+    before = states(base)
+    tuned = tune(base, x, classes, Tuning(what, epochs=4))
+    assert tuned.classifier.out_features == 2 and base.classifier.out_features == 4 and same(before, states(base))
+    assert judged(tuned, tx, told) > 0.9
+    assert torch.equal(tuned.blocks[0].project.weight, base.blocks[0].project.weight) == (what == "head")
+
+
+def test_a_solved_head_is_at_its_minimum() -> None:
+    x, y = coloured(64)
+    tuned = tune(Supernet(LADDER, CLASSES).extract(smallest(LADDER)), x, y, Tuning(decay=0.01))
+    logits = torch.cat([tuned(b) for b in batches(x, 12)])
+    slope = (logits.softmax(1) - torch.nn.functional.one_hot(torch.from_numpy(y), CLASSES)).mean(0)
+    assert slope.abs().max() < 1e-3  # nothing is gained by another bias
+
+
+def test_one_class_alone_and_unknown_wishes_are_refused() -> None:
+    with pytest.raises(UsageError, match="all 8 labels are 0"):
+        tune(Supernet(LADDER, CLASSES).extract(smallest(LADDER)), coloured(8)[0], np.zeros(8, int), Tuning())
+    with pytest.raises(UsageError, match="'tail', which is not known"):
+        Tuning("tail")
 
 
 # -- on disk ---------------------------------------------------------------------------------------------------------

@@ -41,9 +41,11 @@ def augmented(x: np.ndarray, shift: int, random: np.random.Generator) -> np.ndar
     """Each picture of [n, H, W, 3] mirrored half of the time and moved by up to `shift` pixels each way, zeros coming in."""
     n, height, width, _ = x.shape
     padded = np.pad(x, ((0, 0), (shift, shift), (shift, shift), (0, 0)))
-    down, right = (random.integers(0, 2 * shift + 1, n) for _ in range(2))
-    rows, columns = down[:, None] + np.arange(height), right[:, None] + np.arange(width)
-    columns = np.where(random.random(n)[:, None] < 0.5, columns, columns[:, ::-1])
+    down: np.ndarray = random.integers(0, 2 * shift + 1, (n, 1))
+    right: np.ndarray = random.integers(0, 2 * shift + 1, (n, 1))
+    mirrored: np.ndarray = random.random((n, 1)) < 0.5
+    rows, straight = down + np.arange(height), right + np.arange(width)
+    columns: np.ndarray = np.where(mirrored, straight[:, ::-1], straight)
     return padded[np.arange(n)[:, None, None], rows[:, :, None], columns[:, None, :]]
 
 
