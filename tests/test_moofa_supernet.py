@@ -226,15 +226,15 @@ def judged(net: SubnetModule, x: np.ndarray, y: np.ndarray) -> float:
     return float((torch.cat([net(b) for b in batches(x, net.subnet.resolution)]).argmax(1).numpy() == y).mean())
 
 
-@pytest.mark.parametrize("what", ["head", "all"])
-def test_a_subnet_learns_other_classes(what: str) -> None:
+@pytest.mark.parametrize(("what", "least"), [("head", 0.8), ("all", 0.95)])  # a head on random features, and all of it
+def test_a_subnet_learns_other_classes(what: str, least: float) -> None:
     base = Supernet(LADDER, CLASSES).extract(largest(LADDER))
     (x, y), (tx, ty) = coloured(128, 2), coloured(128, 3)
     classes, told = y // 2, ty // 2  # two classes where there were four
     before = states(base)
     tuned = tune(base, x, classes, Tuning(what, epochs=4))
     assert tuned.classifier.out_features == 2 and base.classifier.out_features == 4 and same(before, states(base))
-    assert judged(tuned, tx, told) > 0.9
+    assert judged(tuned, tx, told) > least
     assert torch.equal(tuned.blocks[0].project.weight, base.blocks[0].project.weight) == (what == "head")
 
 
