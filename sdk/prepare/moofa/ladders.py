@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from sdk.prepare.moofa.space import Ladder
 
 #: MobileNetV3-Large as Once-for-All made it elastic (arXiv 1908.09791; widths, strides, activations as in its published code). Its space has
@@ -17,4 +19,18 @@ MOOFA = Ladder(
     activations=("relu", "hswish", "hswish", "hswish", "relu", "hswish"), squeeze=(False, False, True, True, False, True),
 )  # fmt: skip
 
-LADDERS: dict[str, Ladder] = {ladder.name: ladder for ladder in (OFA, MOOFA)}
+#: Once-for-All's first four stages at half their widths, for 32-pixel pictures: the stem keeps the picture's size, the last 1x1 layer keeps
+#: its proportion to the last stage (6), and the layer behind the pool, which a thousand classes asked for, is left out.
+SMALL_OFA = Ladder(
+    "small-ofa", stem=8, first=8, stages=(16, 24, 40, 56), final=336, feature=0, strides=(1, 2, 2, 2, 1),
+    activations=("relu", "relu", "relu", "hswish", "hswish"), squeeze=(False, False, True, False, True), depths=(1, 2, 3), resolutions=(24, 28, 32),
+)  # fmt: skip
+
+#: What the widths of SMALL_MOOFA are solved for: a board, a tenth of its RAM, and half of its flash, so that two images stand in it.
+SMALL_DEVICE, SMALL_RAM_BYTES, SMALL_FLASH_BYTES = "stm32f746", 32 * 1024, 512 * 1024
+
+#: The equal-memory ladder for 32-pixel pictures: `widths(SMALL_DEVICE, 32, like=SMALL_OFA, ram_bytes=..., flash_bytes=...)`. All but the
+#: widths is SMALL_OFA's, so that the two can be compared.
+SMALL_MOOFA = replace(SMALL_OFA, name="small-moofa", first=4, stages=(16, 40, 40, 40), final=240)
+
+LADDERS: dict[str, Ladder] = {ladder.name: ladder for ladder in (OFA, MOOFA, SMALL_OFA, SMALL_MOOFA)}

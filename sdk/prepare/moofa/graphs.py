@@ -1,0 +1,161 @@
+"""A subnet as the int8 graph that it becomes after export, folding and quantising: the planner's figures without torch and without weights.
+
+Sizes, ops and their order are those of the real thing. Weights and quantisation are made up: small random weights, scales that every fast
+kernel takes. Where training leaves channels that are constant, the real graph loses them and needs less than is told here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from sdk.graph.builder import Builder
+from sdk.graph.ir import Graph, Quant
+from sdk.prepare.moofa.space import SQUEEZE, Block, Ladder, Subnet, blocks, check, divisible
+
+#: What a loaded subnet calls itself, its input and its output: names stand in flash too.
+NAME, INPUT, OUTPUT = "subnetmodule", "x", "output"
+PICTURE = Quant((1 / 255,), (-128,))  # values 0 to 1
+REAL = Quant((0.05,), (0,))
+POSITIVE = Quant((0.05,), (-128,))  # behind a relu
+SWISHED = Quant((0.03,), (-115,))  # hard-swish goes down to -3/8
+SUMMED = Quant((0.07,), (5,))
+GATE = Quant((1 / 256,), (-128,))
+#: Activations that no layer can clamp: nodes of their own, each with a table of 256 bytes.
+CURVES = {"hswish": ("hard_swish", SWISHED), "hsigmoid": ("hard_sigmoid", GATE)}
+WEIGHT_SCALE = 0.01
+#: Made-up weights lie in [-SPREAD, SPREAD): no sum leaves the fast kernels' 24 bits.
+SPREAD = 8
+
+
+class Writer:
+    """Appends a subnet's layers to a graph; every method takes and returns tensor names."""
+
+    def __init__(self, name: str) -> None:
+        self.builder = Builder(name)
+        self.random = np.random.default_rng(0)
+        self.curves = 0
+
+    def input(self, shape: Sequence[int], quant: Quant) -> str:
+        """The graph's input."""
+        return self.builder.input(INPUT, shape, "int8", quant)
+
+    def layer(self, scope: str, op: str, x: str, weights: Sequence[int], axis: int, activation: str = "none", **attrs: object) -> str:
+        """conv2d, depthwise_conv2d or dense with weights of a shape, output channels along `axis`."""
+        builder, channels = self.builder, weights[axis]
+        builder.scope = scope
+        values = self.random.integers(-SPREAD, SPREAD, weights, dtype=np.int8)
+        w = builder.const(f"{scope}.weight", values, None, Quant((WEIGHT_SCALE,) * channels, (0,) * channels, axis))
+        scales = (builder[x].scale * WEIGHT_SCALE,) * channels
+        b = builder.const(f"{scope}.bias", np.zeros(channels, np.int32), None, Quant(scales, (0,) * channels, 0))
+        curve = CURVES.get(activation)
+        if curve is None:
+            return builder.op(op, x, w, b, quant=POSITIVE if activation == "relu" else REAL, activation=activation, **attrs)
+        self.curves += 1
+        y = builder.op(op, x, w, b, quant=scaled(REAL, self.curves), activation="none", **attrs)
+        builder.scope = f"{scope}.{curve[0]}"
+        return builder.op(curve[0], y, quant=curve[1])
+
+    def conv(self, scope: str, x: str, channels: int, kernel: int = 1, stride: int = 1, activation: str = "none") -> str:
+        """[1, S, S, C] -> [1, S', S', channels]."""
+        shape = (channels, kernel, kernel, self.builder.shape(x)[-1])
+        return self.layer(scope, "conv2d", x, shape, 0, activation, groups=1, **window(kernel, stride))
+
+    def depthwise(self, scope: str, x: str, kernel: int, stride: int, activation: str) -> str:
+        """[1, S, S, C] -> [1, S', S', C]."""
+        shape = (1, kernel, kernel, self.builder.shape(x)[-1])
+        return self.layer(scope, "depthwise_conv2d", x, shape, 3, activation, multiplier=1, **window(kernel, stride))
+
+    def dense(self, scope: str, x: str, channels: int, activation: str = "none") -> str:
+        """[1, C] -> [1, channels]."""
+        return self.layer(scope, "dense", x, (channels, self.builder.shape(x)[-1]), 0, activation)
+
+    def mean(self, scope: str, x: str) -> str:
+        """[1, S, S, C] -> [1, 1, 1, C]."""
+        self.builder.scope = scope
+        return self.builder.op("mean", x, quant=REAL, axes=(1, 2), keep_dims=True)
+
+    def squeeze(self, scope: str, x: str) -> str:
+        """Squeeze-excite."""
+        channels = self.builder.shape(x)[-1]
+        y = self.conv(f"{scope}.reduce", self.mean(f"{scope}.pool", x), divisible(channels / SQUEEZE), activation="relu")
+        gate = self.conv(f"{scope}.expand", y, channels, activation="hsigmoid")
+        self.builder.scope = f"{scope}.mul"
+        return self.builder.op("mul", x, gate, quant=SWISHED, activation="none")
+
+    def block(self, scope: str, x: str, block: Block) -> str:
+        """An inverted residual."""
+        y = self.conv(f"{scope}.expand", x, block.hidden, activation=block.activation) if block.expands else x
+        y = self.depthwise(f"{scope}.depthwise", y, block.kernel, block.stride, block.activation)
+        y = self.squeeze(f"{scope}.squeeze", y) if block.squeeze else y
+        y = self.conv(f"{scope}.project", y, block.outputs)
+        if not block.residual:
+            return y
+        self.builder.scope = f"{scope}.add"
+        return self.builder.op("add", x, y, quant=SUMMED, activation="none")
+
+    def stem(self, x: str, ladder: Ladder) -> str:
+        """The picture [1, 3, R, R], or [1, R, R, 3], -> the first block's input."""
+        self.builder.scope = "stem"
+        if self.builder.shape(x)[-1] != 3:
+            x = self.builder.op("transpose", x, perm=(0, 2, 3, 1))
+        return self.conv("stem", x, ladder.stem, 3, ladder.strides[0], "hswish")
+
+    def head(self, x: str, ladder: Ladder, classes: int) -> str:
+        """The last block's output -> logits [1, classes]."""
+        y = self.mean("pool", self.conv("final", x, ladder.final, activation="hswish"))
+        self.builder.scope = "flatten"
+        y = self.builder.op("reshape", y, shape=(1, ladder.final))
+        y = self.dense("feature", y, ladder.feature, "hswish") if ladder.feature else y
+        return self.dense("classifier", y, classes)
+
+    def graph(self, output: str) -> Graph:
+        """What has been written."""
+        return self.builder.graph([output], [OUTPUT])
+
+
+def scaled(quant: Quant, number: int) -> Quant:
+    """A scale of layer `number`'s own: equal tables would stand in flash once, and a trained net has hardly ever two that are."""
+    return Quant((quant.scale[0] * (1 + number / 64),), quant.zero_point)
+
+
+def window(kernel: int, stride: int) -> dict[str, tuple[object, object]]:
+    """Attributes of a square window that is padded as the ladder's nets pad."""
+    pad = (kernel // 2, kernel // 2)
+    return {"stride": (stride, stride), "dilation": (1, 1), "padding": (pad, pad)}
+
+
+def picture_shape(side: int, channels_last: bool) -> tuple[int, int, int, int]:
+    """Shape of the input: torch's own, or as a camera gives it (`sdk.load(..., input_layout="nhwc")`)."""
+    return (1, side, side, 3) if channels_last else (1, 3, side, side)
+
+
+def subnet_graph(ladder: Ladder, subnet: Subnet, classes: int, channels_last: bool = False) -> Graph:
+    """The whole subnet: int8 picture in, int8 logits [1, classes] out. Raises UsageError for a subnet of another ladder."""
+    check(ladder, subnet)
+    writer = Writer(NAME)
+    y = writer.stem(writer.input(picture_shape(subnet.resolution, channels_last), PICTURE), ladder)
+    for index, block in enumerate(blocks(ladder, subnet)):
+        y = writer.block(f"blocks.{index}", y, block)
+    return writer.graph(writer.head(y, ladder, classes))
+
+
+def block_graph(block: Block) -> Graph:
+    """One block alone: [1, side, side, inputs] -> [1, side', side', outputs]."""
+    writer = Writer("block")
+    x = writer.input((1, block.side, block.side, block.inputs), REAL)
+    return writer.graph(writer.block("block", x, block))
+
+
+def stem_graph(ladder: Ladder, side: int, channels_last: bool = False) -> Graph:
+    """The stem alone: the picture of `side` pixels -> the first block's input."""
+    writer = Writer("stem")
+    return writer.graph(writer.stem(writer.input(picture_shape(side, channels_last), PICTURE), ladder))
+
+
+def head_graph(ladder: Ladder, side: int, classes: int) -> Graph:
+    """What follows the last block, whose output has `side` pixels a side."""
+    writer = Writer("head")
+    x = writer.input((1, side, side, ladder.stages[-1]), REAL)
+    return writer.graph(writer.head(x, ladder, classes))
