@@ -23,7 +23,7 @@ def networks(draw):
         first = draw(st.integers(0, end - 1))
         last = draw(st.integers(first + 1, end))
         removes = tuple(f"{n}.{i}" for i in range(draw(st.integers(1, 3))))
-        options.append(Option(first, last, draw(number), draw(number), draw(number), removes, True))
+        options.append(Option(first, last, draw(number), draw(number), draw(number), removes, "m"))
     return options, end
 
 
@@ -75,7 +75,7 @@ def test_a_way_that_is_beaten_is_never_kept_and_none_better_is_lost(network):
 
 
 def test_the_refusal_names_the_best_there_is():
-    options = [Option(0, 1, 2.0, 100), Option(0, 1, 1.0, 60, 0.5, ("a",), True), Option(1, 2, 3.0, 80)]
+    options = [Option(0, 1, 2.0, 100), Option(0, 1, 1.0, 60, 0.5, ("a",), "m"), Option(1, 2, 3.0, 80)]
     with pytest.raises(DoesNotFit, match=r"no choice of layers takes .* ms; the fastest takes 4000 ms"):
         choose(options, latency_s=3.5)
     with pytest.raises(DoesNotFit, match="70 bytes of peak RAM; the smallest needs 80"):
@@ -91,7 +91,7 @@ def test_the_refusal_names_the_best_there_is():
 def test_many_states_are_thinned_and_the_budget_still_holds(monkeypatch):
     monkeypatch.setattr(module, "MOST_STATES", 64)
     options = [Option(i, i + 1, 1.0 + 0.013 * i, 1) for i in range(30)]
-    options += [Option(i, i + 1, 0.31 + 0.007 * i, 1, 0.1 + 0.017 * (7 * i % 11), (str(i),), True) for i in range(30)]
+    options += [Option(i, i + 1, 0.31 + 0.007 * i, 1, 0.1 + 0.017 * (7 * i % 11), (str(i),), "m") for i in range(30)]
     thin = choose(options, latency_s=25.0)
     monkeypatch.setattr(module, "MOST_STATES", 10**6)
     exact = choose(options, latency_s=25.0)

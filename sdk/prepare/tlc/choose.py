@@ -23,8 +23,8 @@ MOST_STATES = 4000
 class Option:
     """One way to have the stretch of positions [first, last): what it removes, what that is expected to cost, what it takes on the device.
 
-    `loss`: expected rise of the loss, 0 for the stretch as it is. `peak_bytes` of activations while the stretch runs. `merged`: its linear
-    operations become one.
+    `loss`: expected rise of the loss, 0 for the stretch as it is. `peak_bytes` of activations while the stretch runs. `merged`: the key of the
+    merge by which its linear operations become one, "" where they stay.
     """
 
     first: int
@@ -33,7 +33,7 @@ class Option:
     peak_bytes: int
     loss: float = 0.0
     removes: tuple[str, ...] = ()
-    merged: bool = False
+    merged: str = ""
 
     def __post_init__(self) -> None:
         if not 0 <= self.first < self.last:

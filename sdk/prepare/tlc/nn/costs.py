@@ -1,0 +1,163 @@
+"""What a network, or a part of it, takes on the device: asked of the planner, or timed here where this computer is the device.
+
+A part is planned as a net of its own with the precision that the device will run: int8 for microcontrollers. The values that ranges are
+calibrated on hardly change what a layer costs, so random ones do for parts; the whole network is calibrated on real samples where there are some.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from sdk.prepare.tlc.nn.statistics import judging
+from targets.device import Device, load_device
+
+if TYPE_CHECKING:
+    from sdk.planner.plan import Plan
+
+#: Multiply-accumulates a second where nothing is known of the device's speed: only ratios mean something then.
+NOMINAL_MACS_S = 1e9
+#: Timed here: runs, of which the fastest counts, for what else runs on the computer must not.
+RUNS = 7
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one inference: seconds, the largest sum of activations alive at once in bytes, multiply-accumulates."""
+
+    latency_s: float
+    peak_bytes: int
+    macs: int
+
+
+@dataclass(frozen=True)
+class Place:
+    """What one linear operation (with all that follows it up to the next) takes inside the whole network."""
+
+    name: str
+    latency_s: float
+    peak_bytes: int
+
+
+class Costs:
+    """Costs on one device. `basis` says in a sentence where the seconds come from."""
+
+    def __init__(self, device: Device | str | None, calibration: np.ndarray | None = None) -> None:
+        """calibration: float32 [n, ...] inputs of the whole network, as torch takes them."""
+        self.device = load_device("host" if device is None else device)
+        self.timed = device is not None and self.device.name == "host"
+        self._calibration = calibration
+        self._parts: dict[str, Cost] = {}
+
+    @property
+    def basis(self) -> str:
+        """Where latencies come from."""
+        if self.device.kind == "mcu":
+            return f"the planner's cycles on {self.device.name}, int8"
+        if self.timed:
+            return "timed on this computer with one thread, float32"
+        return "multiply-accumulates, for no speed of the device is known; only ratios mean something"
+
+    def part(self, module: nn.Module, shape: tuple[int, ...]) -> Cost:
+        """Of a part on its own; `shape` of its input, batch 1. The same structure is asked only once."""
+        key = f"{shape} {signature(module)}"
+        if key not in self._parts:
+            self._parts[key] = self.whole(module, shape)[0]
+        return self._parts[key]
+
+    def whole(self, module: nn.Module, shape: tuple[int, ...]) -> tuple[Cost, tuple[Place, ...]]:
+        """Of a network whose input has `shape` (batch 1), and of each of its linear operations in the order of execution."""
+        return self.priced(self.plan(module, shape), module, shape)
+
+    def priced(self, plan: Any, module: nn.Module, shape: tuple[int, ...]) -> tuple[Cost, tuple[Place, ...]]:
+        """The same from the plan that `plan` made."""
+        base = base_of(plan)
+        places = _places(base, self._seconds(base, module, shape))
+        total = sum(place.latency_s for place in places)
+        return Cost(total, max((step.live_bytes for step in base.steps), default=0), base.macs), places
+
+    def plan(self, module: nn.Module, shape: tuple[int, ...]) -> Any:
+        """The device's plan of the module, int8 on a microcontroller."""
+        from sdk.model import load
+        from sdk.planning import plan_model
+
+        pictures = len(shape) == 4
+        model = load(module.eval(), example=torch.zeros(shape), name="part", input_layout="nhwc" if pictures else None)
+        if self.device.kind != "mcu":
+            return plan_model(self.device, model)
+        return plan_model(self.device, model, calibration=self._samples(shape, pictures))
+
+    def _samples(self, shape: tuple[int, ...], pictures: bool) -> np.ndarray:
+        """[n, ...] as the plan takes them, channels last."""
+        given = self._calibration
+        fits = given is not None and given.shape[1:] == shape[1:]
+        x = given if given is not None and fits else np.random.default_rng(0).standard_normal((4, *shape[1:])).astype(np.float32)
+        return np.ascontiguousarray(x.transpose(0, *range(2, x.ndim), 1)) if pictures else x
+
+    def _seconds(self, base: Plan, module: nn.Module, shape: tuple[int, ...]) -> list[float]:
+        """Of every step; timed as a whole here, and shared out by multiply-accumulates and values written."""
+        if self.device.kind == "mcu":
+            return [step.cycles / base.cost.clock_hz if base.cost.clock_hz else step.cycles * 1e-8 for step in base.steps]
+        work = [step.macs + 4 * float(np.prod(step.shape)) for step in base.steps]
+        whole = timed_s(module, shape) if self.timed else sum(work) / NOMINAL_MACS_S
+        return [whole * w / max(sum(work), 1e-30) for w in work]
+
+
+def base_of(plan: Any) -> Plan:
+    """The plan of the graph itself: a Linux device's plan has it beside the engines."""
+    found: Plan = plan.base if hasattr(plan, "base") else plan
+    return found
+
+
+def _places(plan: Plan, seconds: list[float]) -> tuple[Place, ...]:
+    """Steps gathered under the linear operation they follow; those before the first belong to it."""
+    nodes = {node.name: node for node in plan.graph.nodes}
+    names: list[str] = []
+    latency: dict[str, float] = {}
+    peak: dict[str, int] = {}
+    early_s, early_bytes = 0.0, 0
+    for step, spent in zip(plan.steps, seconds, strict=True):
+        origins = [plan.graph[name].origin or "" for name in nodes[step.node].inputs]
+        owner = next((o.removesuffix(".weight") for o in origins if o.endswith(".weight")), step.node) if step.macs else None
+        if owner is not None and owner not in latency:
+            names.append(owner)
+            latency[owner], peak[owner] = early_s, early_bytes
+            early_s, early_bytes = 0.0, 0
+        if not names:
+            early_s, early_bytes = early_s + spent, max(early_bytes, step.live_bytes)
+            continue
+        at = owner if owner is not None else names[-1]
+        latency[at] += spent
+        peak[at] = max(peak[at], step.live_bytes)
+    return tuple(Place(name, latency[name], peak[name]) for name in names) or (Place("", early_s, early_bytes),)
+
+
+def timed_s(module: nn.Module, shape: tuple[int, ...], runs: int = RUNS) -> float:
+    """Seconds of the fastest of some inferences on this computer with one thread."""
+    x = torch.zeros(shape)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        with judging(module):
+            module(x)
+            return min(_once_s(module, x) for _ in range(runs))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _once_s(module: nn.Module, x: torch.Tensor) -> float:
+    started = time.perf_counter()
+    module(x)
+    return time.perf_counter() - started
+
+
+def signature(module: nn.Module) -> str:
+    """The module's structure without its values: what its cost depends on."""
+    graph = getattr(module, "graph", None)
+    wiring = "" if graph is None else " ".join(f"{n.op}:{n.target}({','.join(str(a) for a in n.args)})" for n in graph.nodes)
+    return f"{wiring}|{module}"

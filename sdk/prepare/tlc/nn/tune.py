@@ -1,0 +1,84 @@
+"""Training between removals: SGD with momentum, a cosine down to zero, labels and the dense network's own answers."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from sdk.errors import TrainingDiverged
+from sdk.prepare.tlc.nn.evaluate import answers, distilled_loss, logits_of
+from sdk.prepare.tlc.nn.samples import Samples
+from sdk.prepare.tlc.records import Settings
+
+Tell = Callable[[str], None]
+
+
+@dataclass
+class Tuning:
+    """Where the training of a round stands; after each epoch it is what a checkpoint keeps. `momenta`: one tensor a trained parameter."""
+
+    epoch: int = 0
+    momenta: dict[str, Tensor] = field(default_factory=dict)
+
+
+def tune(
+    net: nn.Module, samples: Samples, teacher: nn.Module | None, settings: Settings, epochs: int, number: int, tell: Tell,
+    tuning: Tuning | None = None, after_epoch: Callable[[Tuning], None] | None = None,
+) -> None:  # fmt: skip
+    """Train `net` in place for what is left of `epochs`; number: of the round, which with the seed gives the order of samples.
+
+    teacher: the dense network in evaluation mode, or None. after_epoch: told where the training stands, for a checkpoint.
+    Raises TrainingDiverged where the loss is not finite.
+    """
+    tuning = tuning or Tuning()
+    trained = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    momenta = {name: tuning.momenta[name].clone() if name in tuning.momenta else torch.zeros_like(p) for name, p in trained.items()}
+    per_epoch = samples.updates(settings.batch)
+    started, first = time.perf_counter(), tuning.epoch
+    for epoch in range(first, epochs):
+        net.train()
+        for i, (x, y) in enumerate(samples.batches(settings.batch, 1000 * number + epoch)):
+            loss = _update(net, trained, momenta, x, y, teacher, settings, rate(epoch * per_epoch + i, epochs * per_epoch, settings.rate))
+            if i % 20 == 0:
+                done = (epoch - first) * per_epoch + i + 1
+                left = (time.perf_counter() - started) / done * ((epochs - first) * per_epoch - done)
+                tell(f"round {number}: epoch {epoch + 1} of {epochs}, loss {loss:.3f}, {spoken(left)} left in this round")
+        if after_epoch is not None:
+            after_epoch(Tuning(epoch + 1, momenta))
+    net.eval()
+
+
+def _update(
+    net: nn.Module, trained: Mapping[str, Tensor], momenta: dict[str, Tensor], x: Tensor, y: Tensor, teacher: nn.Module | None, settings: Settings, step: float,
+) -> float:  # fmt: skip
+    """One step of SGD with momentum; vectors (biases, norms) do not decay. The loss before it."""
+    wanted = answers(teacher, x) if teacher is not None and settings.distill > 0 else None
+    loss = distilled_loss(logits_of(net, x, y), y, wanted, settings.distill, settings.temperature)
+    if not bool(torch.isfinite(loss)):
+        raise TrainingDiverged(f"the loss became {float(loss)} while training between removals; give a smaller rate than {settings.rate}")
+    grads = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+    with torch.no_grad():
+        for (name, p), grad in zip(trained.items(), grads, strict=True):
+            if grad is None:
+                continue
+            if p.ndim > 1:
+                grad = grad.add(p, alpha=settings.decay)
+            momenta[name].mul_(settings.momentum).add_(grad)
+            p.sub_(momenta[name], alpha=step)
+    return float(loss.detach())
+
+
+def rate(step: int, steps: int, peak: float) -> float:
+    """Up over the first twentieth, for the network has just been changed, then a cosine down to zero."""
+    warm = max(1, steps // 20)
+    return peak * ((step + 1) / warm if step < warm else 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm))))
+
+
+def spoken(seconds: float) -> str:
+    """About how long, for a person."""
+    return f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {seconds:.0f} s"
