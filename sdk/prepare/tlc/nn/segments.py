@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -9,7 +10,6 @@ from dataclasses import dataclass, replace
 from torch import fx, nn
 
 from sdk.errors import UsageError
-from sdk.prepare.tlc.nn.affine import Affine
 from sdk.prepare.tlc.nn.nodes import LINEAR, is_add, is_linear, is_norm, is_pool, module_of, shape_of
 from sdk.prepare.tlc.nn.spans import Span, spans, within
 from sdk.prepare.tlc.nn.trace import Site
@@ -56,19 +56,13 @@ class Segment:
 
 def segments(module: fx.GraphModule, max_kernel: int = MAX_KERNEL) -> tuple[Segment, ...]:
     """Every segment of a canonical network whose merged kernel is at most `max_kernel`, in order; they overlap."""
-    return tuple(segment for segment, _ in located(module, max_kernel))
-
-
-def located(module: fx.GraphModule, max_kernel: int) -> Iterator[tuple[Segment, Span]]:
-    """Every segment with its place in the graph."""
-    for span in spans(module, max_kernel):
-        yield _segment(module, span), span
+    return tuple(_segment(module, span) for span in spans(module, max_kernel))
 
 
 def find(module: fx.GraphModule, wanted: Segment) -> Span:
     """Where a segment lies in this copy of the network. Raises UsageError where it is not there (any more)."""
-    for segment, span in located(module, max(wanted.kernel)):
-        if segment.key == wanted.key:
+    for span in spans(module, max(wanted.kernel), frozenset(wanted.ops)):
+        if span.closes == wanted.closes and within(module, span.nodes)[0] == wanted.ops:
             return span
     raise UsageError(f"the network has no segment {wanted.key}; take one that `segments` lists for it, and merge each op once")
 
@@ -133,9 +127,33 @@ def _reason(module: fx.GraphModule, site: Site, node: fx.Node) -> str:
     return f"the merged kernel would be larger than {MAX_KERNEL}, or a layer around it pads with something else than zeros or is used twice"
 
 
-def merged_op(segment: Segment) -> Affine:
-    """The shape of the merged op, without values."""
-    import torch
+def part(module: fx.GraphModule, segment: Segment, *, merged: bool) -> tuple[nn.Module, tuple[int, ...]]:
+    """(a module of this segment alone, the shape of its input for one sample): as it is, or as the one op it can become.
 
-    weight = torch.empty(segment.outputs, segment.inputs // segment.groups, *segment.kernel, dtype=torch.float64, device="meta")
-    return Affine(weight, weight.new_empty(segment.outputs), segment.stride, segment.padding, segment.groups)
+    For asking what either costs on a device: the merged op has the right shape and the weights of torch's initialisation.
+    """
+    span = find(module, segment)
+    if not merged:
+        return _cut_out(module, span), segment.input_shape
+    pools = [_cut_out(module, replace(span, start=node.all_input_nodes[0], nodes=(node,))) for node in span.hoisted]
+    return nn.Sequential(*pools, _fresh(segment, module)).eval(), segment.input_shape
+
+
+def _cut_out(module: fx.GraphModule, span: Span) -> fx.GraphModule:
+    """The nodes of a span as a network of one input; its weights are copies."""
+    graph = fx.Graph()
+    known = {span.start: graph.placeholder("x")}
+    for node in span.nodes:
+        known[node] = graph.node_copy(node, lambda n: known[n])
+    graph.output(known[span.end])
+    return copy.deepcopy(fx.GraphModule(module, graph)).eval()
+
+
+def _fresh(segment: Segment, module: fx.GraphModule) -> nn.Module:
+    """The merged op before it has its weights; a negative padding crops first."""
+    like = next(p for p in module.parameters() if p.is_floating_point())
+    if segment.kind != "conv":
+        return nn.Linear(segment.inputs, segment.outputs).to(like)
+    kind = nn.Conv2d if len(segment.kernel) == 2 else nn.Conv1d
+    padding = tuple(max(p, 0) for p in segment.padding)
+    return kind(segment.inputs, segment.outputs, segment.kernel, segment.stride, padding, groups=segment.groups).to(like)  # type: ignore[arg-type]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,10 +47,11 @@ class Span:
         return self.nodes[-1]
 
 
-def spans(module: fx.GraphModule, max_kernel: int) -> Iterator[Span]:
-    """Every part that could be one op, in order of its start; kernels up to `max_kernel`."""
+def spans(module: fx.GraphModule, max_kernel: int, ops: Container[str] | None = None) -> Iterator[Span]:
+    """Every part that could be one op, in order of its start; kernels up to `max_kernel`. ops: only those that start where one of these reads."""
     shared = shared_targets(module)
-    starts = dict.fromkeys(origin(node.args[0]) for node in module.graph.nodes if is_linear(module, node))
+    linear = [node for node in module.graph.nodes if is_linear(module, node) and (ops is None or node.target in ops)]
+    starts = dict.fromkeys(origin(node.args[0]) for node in linear)
     order = {node: i for i, node in enumerate(module.graph.nodes)}
     for start in starts:
         values = reached(module, start, shared, max_kernel)
