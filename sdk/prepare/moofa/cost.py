@@ -1,24 +1,30 @@
 """What a subnet costs on a device: arena, flash and time as the planner computes them, in a fraction of a millisecond a subnet.
 
 Between two blocks exactly one tensor is alive, so a net needs the arena of its worst block, and its flash, work and time are sums over
-blocks. Each block is planned once, by the planner that plans whole nets; `Costs.plan` plans the whole net, for the few that are chosen.
+blocks. Each block is planned once, by the planner that plans whole nets. Where the tensor between two blocks has to share bytes on both
+sides, for it would not fit beside either neighbour, the blocks are not independent, and are planned together.
+`Costs.plan` plans the whole net, for the few that are chosen.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from sdk.errors import UsageError
 from sdk.graph.ir import Graph
 from sdk.planner.assess import Wish, assess
+from sdk.planner.bounds import round_up
 from sdk.planner.flash import flash_breakdown, weight_bytes
 from sdk.planner.latency import node_cycles, node_macs
+from sdk.planner.lifetimes import lifetimes, overlaps
 from sdk.planner.measured import Footprint, footprint
 from sdk.planner.plan import make_plan
-from sdk.prepare.moofa.graphs import block_graph, head_graph, stem_graph, subnet_graph
-from sdk.prepare.moofa.space import Block, Ladder, Subnet, blocks, check, smallest
+from sdk.planner.problem import Problem
+from sdk.prepare.moofa.graphs import Part, parts, parts_graph, subnet_graph
+from sdk.prepare.moofa.space import Block, Ladder, Subnet, smallest
 from targets.device import Device, load_device
 
 if TYPE_CHECKING:
@@ -45,6 +51,8 @@ class Piece:
     weight_bytes: int
     macs: int
     cycles: float
+    enter_bytes: int  #: that its first step would take if its output did not share bytes with the piece's input; 0 where it does not at all
+    leave_bytes: int  #: the same of the step that makes the piece's output, and that output
     calls: tuple[Call, ...] = field(repr=False)  #: without their constants
 
 
@@ -56,7 +64,20 @@ def plan_piece(device: Device, graph: Graph) -> Piece:
     cycles = sum(node_cycles(planned, node, device.isa, entries.get(calls[node.name].function)) for node in planned.nodes if node.name in calls)
     macs = sum(node_macs(planned, node) for node in planned.nodes)
     weights = weight_bytes(array for call in calls.values() for array in call.constants.values())
-    return Piece(sum(needs.arrangement.layout.arena_bytes), weights, macs, cycles, tuple(replace(call, constants={}) for call in calls.values()))
+    ends = apart_bytes(needs.arrangement.problem)
+    return Piece(sum(needs.arrangement.layout.arena_bytes), weights, macs, cycles, *ends, tuple(replace(call, constants={}) for call in calls.values()))
+
+
+def apart_bytes(problem: Problem) -> tuple[int, int]:
+    """(`enter_bytes`, `leave_bytes`) of a piece: what is alive at its ends' steps if nothing shares a byte; 0 where the end shares none."""
+    spans = lifetimes(problem)
+    pairs = overlaps(problem, spans)
+
+    def alive(step: int) -> int:
+        return sum(round_up(span.size_bytes, 4) for span in spans.values() if span.first <= step <= span.last)
+
+    enter = max((alive(spans[name].last) for name, _ in pairs if name in problem.inputs), default=0)
+    return enter, max((alive(spans[made].first) for _, made in pairs if made in problem.outputs), default=0)
 
 
 class Pieces:
@@ -74,22 +95,11 @@ class Pieces:
     def __len__(self) -> int:
         return len(self._known)
 
-    def block(self, block: Block) -> Piece:
-        """An inverted residual; blocks that differ only in their place are one."""
-        return self._piece(geometry(block), lambda: block_graph(block))
-
-    def stem(self, ladder: Ladder, side: int, channels_last: bool) -> Piece:
-        """The stem for pictures of `side` pixels."""
-        return self._piece(("stem", ladder.stem, ladder.strides[0], side, channels_last), lambda: stem_graph(ladder, side, channels_last))
-
-    def head(self, ladder: Ladder, side: int, classes: int) -> Piece:
-        """What follows the last block."""
-        key = ("head", ladder.stages[-1], ladder.final, ladder.feature, side, classes)
-        return self._piece(key, lambda: head_graph(ladder, side, classes))
-
-    def _piece(self, key: tuple[object, ...], graph: Callable[[], Graph]) -> Piece:
+    def of(self, listed: Sequence[Part]) -> Piece:
+        """One part of a net, or several neighbours together; parts that differ only in their place are one."""
+        key = tuple(map(geometry, listed))
         if key not in self._known:
-            self._known[key] = plan_piece(self.device, graph())
+            self._known[key] = plan_piece(self.device, parts_graph(listed))
         return self._known[key]
 
 
@@ -111,22 +121,27 @@ class Costs:
 
     def __call__(self, subnet: Subnet) -> SubnetCost:
         """The subnet's cost. Raises UsageError for a subnet of another ladder."""
-        pieces = self.pieces(check(self.ladder, subnet))
+        listed = parts(self.ladder, subnet, self.classes, self.channels_last)
+        pieces = [self.planned.of([part]) for part in listed]
         cycles = round(sum(piece.cycles for piece in pieces))
         clock = self.device.core.clock_hz
         return SubnetCost(
-            arena_bytes=max(piece.arena_bytes for piece in pieces),
+            arena_bytes=self._arena(listed, pieces),
             flash_bytes=self._fixed_flash(call for piece in pieces for call in piece.calls) + sum(piece.weight_bytes for piece in pieces),
             macs=sum(piece.macs for piece in pieces),
             cycles=cycles,
             latency_ms=1e3 * cycles / clock if clock else 0.0,
         )
 
-    def pieces(self, subnet: Subnet) -> list[Piece]:
-        """The stem, every block, the head."""
-        built = blocks(self.ladder, subnet)
-        stem = self.planned.stem(self.ladder, subnet.resolution, self.channels_last)
-        return [stem, *map(self.planned.block, built), self.planned.head(self.ladder, built[-1].side_after, self.classes)]
+    def _arena(self, listed: Sequence[Part], pieces: Sequence[Piece]) -> int:
+        """The worst piece's arena; pieces with a tensor between them that fits beside neither neighbour count as one."""
+        most, start = max(piece.arena_bytes for piece in pieces), 0
+        joined = [min(a.leave_bytes, b.enter_bytes) > most for a, b in pairwise(pieces)]
+        for index, tight in enumerate([*joined, False]):
+            if not tight:
+                most = max(most, self.planned.of(listed[start : index + 1]).arena_bytes) if start < index else most
+                start = index + 1
+        return most
 
     def plan(self, subnet: Subnet) -> Plan:
         """The whole net planned as any other is; its weights are made up."""
@@ -141,6 +156,8 @@ class Costs:
         return flash_breakdown(self._shell, listed, self._code[functions]).total
 
 
-def geometry(block: Block) -> tuple[object, ...]:
-    """All that a block's plan depends on: its place in the net is not in it."""
-    return (block.inputs, block.hidden, block.outputs, block.kernel, block.stride, block.side, block.activation, block.squeeze, block.expands)
+def geometry(part: Part) -> tuple[object, ...]:
+    """All that a part's plan depends on: a block's place in the net is not in it."""
+    if not isinstance(part, Block):
+        return (part,)
+    return (part.inputs, part.hidden, part.outputs, part.kernel, part.stride, part.side, part.activation, part.squeeze, part.expands)

@@ -7,6 +7,8 @@ kernel takes. Where training leaves channels that are constant, the real graph l
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 
@@ -29,6 +31,30 @@ WEIGHT_SCALE = 0.01
 SPREAD = 8
 
 
+@dataclass(frozen=True)
+class Stem:
+    """The 3x3 convolution that reads a picture of `side` pixels."""
+
+    side: int
+    outputs: int
+    stride: int
+    channels_last: bool = False
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last 1x1 convolution on `inputs` channels of `side` pixels a side, the pool, the feature layer if there is one, the classifier."""
+
+    side: int
+    inputs: int
+    final: int
+    feature: int
+    classes: int
+
+
+Part: TypeAlias = Stem | Block | Head
+
+
 class Writer:
     """Appends a subnet's layers to a graph; every method takes and returns tensor names."""
 
@@ -36,10 +62,6 @@ class Writer:
         self.builder = Builder(name)
         self.random = np.random.default_rng(0)
         self.curves = 0
-
-    def input(self, shape: Sequence[int], quant: Quant) -> str:
-        """The graph's input."""
-        return self.builder.input(INPUT, shape, "int8", quant)
 
     def layer(self, scope: str, op: str, x: str, weights: Sequence[int], axis: int, activation: str = "none", **attrs: object) -> str:
         """conv2d, depthwise_conv2d or dense with weights of a shape, output channels along `axis`."""
@@ -95,24 +117,28 @@ class Writer:
         self.builder.scope = f"{scope}.add"
         return self.builder.op("add", x, y, quant=SUMMED, activation="none")
 
-    def stem(self, x: str, ladder: Ladder) -> str:
+    def stem(self, x: str, stem: Stem) -> str:
         """The picture [1, 3, R, R], or [1, R, R, 3], -> the first block's input."""
         self.builder.scope = "stem"
-        if self.builder.shape(x)[-1] != 3:
-            x = self.builder.op("transpose", x, perm=(0, 2, 3, 1))
-        return self.conv("stem", x, ladder.stem, 3, ladder.strides[0], "hswish")
+        x = x if stem.channels_last else self.builder.op("transpose", x, perm=(0, 2, 3, 1))
+        return self.conv("stem", x, stem.outputs, 3, stem.stride, "hswish")
 
-    def head(self, x: str, ladder: Ladder, classes: int) -> str:
+    def head(self, x: str, head: Head) -> str:
         """The last block's output -> logits [1, classes]."""
-        y = self.mean("pool", self.conv("final", x, ladder.final, activation="hswish"))
+        y = self.mean("pool", self.conv("final", x, head.final, activation="hswish"))
         self.builder.scope = "flatten"
-        y = self.builder.op("reshape", y, shape=(1, ladder.final))
-        y = self.dense("feature", y, ladder.feature, "hswish") if ladder.feature else y
-        return self.dense("classifier", y, classes)
+        y = self.builder.op("reshape", y, shape=(1, head.final))
+        y = self.dense("feature", y, head.feature, "hswish") if head.feature else y
+        return self.dense("classifier", y, head.classes)
 
-    def graph(self, output: str) -> Graph:
-        """What has been written."""
-        return self.builder.graph([output], [OUTPUT])
+    def part(self, scope: str, x: str, part: Part) -> str:
+        """Any part of a net."""
+        match part:
+            case Stem():
+                return self.stem(x, part)
+            case Head():
+                return self.head(x, part)
+        return self.block(scope, x, part)
 
 
 def scaled(quant: Quant, number: int) -> Quant:
@@ -126,36 +152,37 @@ def window(kernel: int, stride: int) -> dict[str, tuple[object, object]]:
     return {"stride": (stride, stride), "dilation": (1, 1), "padding": (pad, pad)}
 
 
-def picture_shape(side: int, channels_last: bool) -> tuple[int, int, int, int]:
-    """Shape of the input: torch's own, or as a camera gives it (`sdk.load(..., input_layout="nhwc")`)."""
-    return (1, side, side, 3) if channels_last else (1, 3, side, side)
+def parts(ladder: Ladder, subnet: Subnet, classes: int, channels_last: bool = False) -> list[Part]:
+    """The subnet's stem, blocks and head. Raises UsageError for a subnet of another ladder."""
+    built = blocks(ladder, check(ladder, subnet))
+    stem = Stem(subnet.resolution, ladder.stem, ladder.strides[0], channels_last)
+    return [stem, *built, Head(built[-1].side_after, built[-1].outputs, ladder.final, ladder.feature, classes)]
+
+
+def parts_graph(listed: Sequence[Part]) -> Graph:
+    """Neighbouring parts of a net as a graph of their own."""
+    writer, first = Writer(NAME), listed[0]
+    y = writer.builder.input(INPUT, input_shape(first), "int8", PICTURE if isinstance(first, Stem) else REAL)
+    for index, part in enumerate(listed):
+        y = writer.part(f"blocks.{index - 1}", y, part)
+    return writer.builder.graph([y], [OUTPUT])
+
+
+def input_shape(part: Part) -> tuple[int, ...]:
+    """Shape of what a part reads."""
+    if isinstance(part, Stem) and not part.channels_last:
+        return (1, 3, part.side, part.side)
+    return (1, part.side, part.side, 3 if isinstance(part, Stem) else part.inputs)
 
 
 def subnet_graph(ladder: Ladder, subnet: Subnet, classes: int, channels_last: bool = False) -> Graph:
-    """The whole subnet: int8 picture in, int8 logits [1, classes] out. Raises UsageError for a subnet of another ladder."""
-    check(ladder, subnet)
-    writer = Writer(NAME)
-    y = writer.stem(writer.input(picture_shape(subnet.resolution, channels_last), PICTURE), ladder)
-    for index, block in enumerate(blocks(ladder, subnet)):
-        y = writer.block(f"blocks.{index}", y, block)
-    return writer.graph(writer.head(y, ladder, classes))
+    """The whole subnet: int8 picture in, int8 logits [1, classes] out. Raises UsageError for a subnet of another ladder.
+
+    channels_last: the picture is [1, R, R, 3], as `sdk.load(..., input_layout="nhwc")` has it, in place of torch's [1, 3, R, R].
+    """
+    return parts_graph(parts(ladder, subnet, classes, channels_last))
 
 
 def block_graph(block: Block) -> Graph:
     """One block alone: [1, side, side, inputs] -> [1, side', side', outputs]."""
-    writer = Writer("block")
-    x = writer.input((1, block.side, block.side, block.inputs), REAL)
-    return writer.graph(writer.block("block", x, block))
-
-
-def stem_graph(ladder: Ladder, side: int, channels_last: bool = False) -> Graph:
-    """The stem alone: the picture of `side` pixels -> the first block's input."""
-    writer = Writer("stem")
-    return writer.graph(writer.stem(writer.input(picture_shape(side, channels_last), PICTURE), ladder))
-
-
-def head_graph(ladder: Ladder, side: int, classes: int) -> Graph:
-    """What follows the last block, whose output has `side` pixels a side."""
-    writer = Writer("head")
-    x = writer.input((1, side, side, ladder.stages[-1]), REAL)
-    return writer.graph(writer.head(x, ladder, classes))
+    return parts_graph([block])

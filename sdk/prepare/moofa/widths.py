@@ -124,7 +124,7 @@ class _Solver:
     def _solve(self, choices: range, parts: Callable[[int], Iterator[Block]]) -> int:
         """The widest choice whose blocks all fit the RAM. Raises DoesNotFit where the first does not."""
         def arena(width: int) -> int:
-            return max(self.pieces.block(block).arena_bytes for block in parts(width))
+            return max(self.pieces.of([block]).arena_bytes for block in parts(width))
 
         found = _widest(choices, lambda width: arena(width) <= self.limits.ram_bytes)
         if found is None:
