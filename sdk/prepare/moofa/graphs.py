@@ -68,9 +68,10 @@ class Writer:
         builder, channels = self.builder, weights[axis]
         builder.scope = scope
         values = self.random.integers(-SPREAD, SPREAD, weights, dtype=np.int8)
-        w = builder.const(f"{scope}.weight", values, None, Quant((WEIGHT_SCALE,) * channels, (0,) * channels, axis))
-        scales = (builder[x].scale * WEIGHT_SCALE,) * channels
-        b = builder.const(f"{scope}.bias", np.zeros(channels, np.int32), None, Quant(scales, (0,) * channels, 0))
+        scales = WEIGHT_SCALE * self.random.uniform(0.5, 2, channels)
+        w = builder.const(f"{scope}.weight", values, None, Quant(tuple(scales), (0,) * channels, axis))
+        biases = self.random.integers(-SPREAD, SPREAD, channels, dtype=np.int32)
+        b = builder.const(f"{scope}.bias", biases, None, Quant(tuple(builder[x].scale * scales), (0,) * channels, 0))
         curve = CURVES.get(activation)
         if curve is None:
             return builder.op(op, x, w, b, quant=POSITIVE if activation == "relu" else REAL, activation=activation, **attrs)
