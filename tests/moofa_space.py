@@ -69,7 +69,7 @@ class MadeUpCosts:
     ladder: Ladder
     asked: int = 0
 
-    def of(self, subnet: Subnet) -> MadeUpCost:
+    def __call__(self, subnet: Subnet) -> MadeUpCost:
         self.asked += 1
         weights = sum(b.hidden * (b.kernel**2 + b.outputs + (b.inputs if b.expands else 0)) for b in blocks(self.ladder, subnet))
         work = macs(self.ladder, subnet)
