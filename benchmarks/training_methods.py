@@ -42,11 +42,11 @@ def trainer(with_: Learning, method: str, training: Any) -> Any:
     """A fresh trainer of these layers by `method`. Without undo: plain autograd, which it is compared with, has none either."""
     from sdk.training.nn.trainer import Trainer
 
-    return Trainer(with_.program, choices(with_, method), with_.calibration, training, undo=False)
+    return Trainer(with_.program, choices(with_, method, training), with_.calibration, training, undo=False)
 
 
-def choices(with_: Learning, method: str) -> list[Any]:
-    """One choice for each layer that learns, with the ranks that the calibration gives.
+def choices(with_: Learning, method: str, training: Any) -> list[Any]:
+    """One choice for each layer that learns, with the ranks that the calibration gives, held as `training` says.
 
     Adapters replace weights of many channels; depthwise layers, which have few weights, keep fixed subspaces of their inputs beside them.
     """
@@ -59,7 +59,7 @@ def choices(with_: Learning, method: str) -> list[Any]:
     found = []
     for record in (with_.calibration.record(layer) for layer in with_.names):
         own = "fixed" if name == "adapter" and record.groups > 1 else name
-        found.append(Choice(record.name, own, eps, ranks_for(record, own, eps)))
+        found.append(Choice(record.name, own, eps, ranks_for(record, own, eps), factors=training.factors_of(own)))
     return found
 
 

@@ -170,11 +170,11 @@ def _known(name: str, index: int) -> Any:
 
 
 def wish(recipe: Recipe, method: str, seed: int) -> Any:
-    """What is asked of our trainer: the recipe's batch and rate, momentum 0.9; on a microcontroller single samples and no momentum."""
+    """What is asked of our trainer: the recipe's batch and rate, momentum 0.9; on a microcontroller single samples, no momentum, float32."""
     import sdk
 
-    optimiser = "sgd" if method == "mcu" else "momentum"
-    return sdk.Training(batch=recipe.batch_of(method), optimiser=optimiser, learning_rate=recipe.rate(method), seed=seed)
+    optimiser, factors = ("sgd", "float32") if method == "mcu" else ("momentum", "auto")
+    return sdk.Training(batch=recipe.batch_of(method), optimiser=optimiser, learning_rate=recipe.rate(method), seed=seed, factors=factors)
 
 
 def _accuracy(net: Any, part: Part) -> float:

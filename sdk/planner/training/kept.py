@@ -1,8 +1,8 @@
 """What is kept of each layer for the backward pass, in bytes: exact arithmetic where the ranks are fixed, an expectation where data decide.
 
 A tensor is held as a core [K_0, K_1, ..] and, for every mode whose basis belongs to the batch, that basis [d_n, K_n]. Fixed bases are
-constants, one copy for all batches. float16 takes 2 bytes a value; int8 takes 1, and a float32 scale for each principal component of
-the core's channels and for each column of a basis.
+constants, one copy for all batches; those that follow the batches (asi) go on to the next one, so they stay float32. float16 takes 2 bytes a
+value; int8 takes 1, and a float32 scale for each principal component of the core's channels and for each column of a basis.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ def held_bytes(shape: Sequence[int], factors: str, component: int) -> int:
     return int(np.prod(shape, dtype=np.int64)) * VALUE_BYTES[factors] + scales
 
 
-def tucker_bytes(shape: Sequence[int], ranks: Sequence[int], factors: str, constant: bool) -> int:
-    """Core and per-batch bases. ranks: of each mode, 0 for a mode left whole; constant: the bases belong to no batch and do not count."""
+def tucker_bytes(shape: Sequence[int], ranks: Sequence[int], factors: str, bases: str) -> int:
+    """Core and per-batch bases. ranks: of each mode, 0 for a mode left whole; bases: how they are held, "" where they belong to no batch."""
     core = [rank or d for d, rank in zip(shape, ranks, strict=True)]
     kept = held_bytes(core, factors, channel_mode(len(shape)))
-    if constant:
+    if not bases:
         return kept
-    return kept + sum(held_bytes((d, rank), factors, 1) for d, rank in zip(shape, ranks, strict=True) if rank)
+    return kept + sum(held_bytes((d, rank), bases, 1) for d, rank in zip(shape, ranks, strict=True) if rank)
 
 
 def channel_mode(dimensions: int) -> int:
@@ -65,7 +65,8 @@ def input_bytes(record: LayerRecord, choice: Choice, batch: int) -> int:
     if choice.method in PER_BATCH:
         small = choice.method == "asi" and batch <= SMALL_BATCH
         ranks = (0 if small else cut(ranks[0], batch), *(cut(rank, d) for rank, d in zip(ranks[1:], shape[1:], strict=True)))
-    return tucker_bytes(shape, ranks, choice.factors, choice.method not in PER_BATCH)
+    bases = "float32" if choice.method == "asi" else choice.factors if choice.method in PER_BATCH else ""
+    return tucker_bytes(shape, ranks, choice.factors, bases)
 
 
 def cut(rank: int, length: int) -> int:

@@ -224,7 +224,7 @@ def some_channels(record: LayerRecord, setting: Setting) -> list[Choice]:
     """A part of the input channels learns; not where channels have weights of their own, nor where a part is no fewer."""
     if record.groups > 1:
         return []
-    parts = [Choice(record.name, "channels", fraction=fraction, factors=setting.training.factors) for fraction in FRACTIONS]
+    parts = [Choice(record.name, "channels", fraction=fraction, factors=setting.training.factors_of("channels")) for fraction in FRACTIONS]
     return [c for c in parts if kept.learning_channels(record, c) < record.weight_shape[1]]
 
 
@@ -235,7 +235,7 @@ def compressed(record: LayerRecord, method: str, eps: float, setting: Setting) -
     ranks = setting.rank_rule(record, method, eps)
     if ranks and not any(ranks):
         return None
-    made = Choice(record.name, method, eps, ranks, factors=setting.training.factors)
+    made = Choice(record.name, method, eps, ranks, factors=setting.training.factors_of(method))
     if not made.ranks:
         return made
     size = kept.input_bytes(record, made, setting.batch)

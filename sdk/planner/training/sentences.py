@@ -30,6 +30,8 @@ def decisions_of(case: Case, training: Training, solved: Solved, budget: int) ->
         yield "Freed tensors are given back at once (a fixed mmap threshold), so that the budget holds; new pages make steps slower."
     if any(o.choice.method in ("fixed", "adapter") for o in learning):
         yield "Bases of fixed subspaces and adapters come from the calibration data and are held as constants, whatever the batch."
+    if training.factors == "auto" and any(o.choice.factors == "int8" for o in learning):
+        yield "What is projected is held in 8 bits, with a scale for each component (factors='float32' holds it whole, in four times the bytes)."
     if any(o.choice.method == "recompute" for o in learning):
         yield "Recomputed layers keep their block's input alone: the rest of the block is computed again when its gradient arrives, so a step takes longer."
     if any(o.choice.method == "channels" for o in learning):

@@ -10,7 +10,10 @@ from sdk.errors import UsageError
 
 OPTIMISERS = ("sgd", "momentum")
 METHODS = ("auto", "exact", "bias", "svd", "hosvd", "asi", "fixed", "adapter")
-FACTORS = ("float32", "float16", "int8")
+FACTORS = ("auto", "float32", "float16", "int8")
+#: Methods whose projected inputs are held in 8 bits unless something else is asked for: it costs their gradients no direction that
+#: could be measured. svd and hosvd stay as published; what keeps (a part of) the input itself stays exact.
+IN_8_BITS = ("fixed", "asi", "adapter")
 _UNITS = {"": 1, "B": 1, "KB": 1000, "KIB": 1024, "K": 1024, "MB": 1000**2, "MIB": 1024**2, "M": 1024**2, "GB": 1000**3, "GIB": 1024**3, "G": 1024**3}
 
 
@@ -22,7 +25,8 @@ class Training:
     optimiser: "sgd", or "momentum" (one more value per trained weight). learning_rate and momentum are its own.
     layers: "auto" (the planner chooses), "all", "classifier", "last4" (any number: the last convolutions and linear layers), or names.
     method: "auto" (per layer, by the planner) or one for every trained layer: "exact", "bias", "svd", "hosvd", "asi", "fixed", "adapter".
-    eps: the share of an activation's energy that compression keeps, in (0, 1]. factors: how compressed activations are held.
+    eps: the share of an activation's energy that compression keeps, in (0, 1].
+    factors: how compressed activations are held: "float32", "float16", "int8", or "auto": int8 for fixed, asi and adapter, else float32.
     budget: bytes training may take in all, a number or text as "64KiB" or "200 MB"; None: what the device has.
     refresh: renew fixed bases when the captured energy falls. seed: of everything random.
     Raises UsageError for a value that is not possible.
@@ -36,7 +40,7 @@ class Training:
     layers: str | Sequence[str] = "auto"
     method: str = "auto"
     eps: float = 0.9
-    factors: str = "float32"
+    factors: str = "auto"
     budget: int | str | None = None
     refresh: bool = False
     seed: int = 0
@@ -59,6 +63,12 @@ class Training:
     def budget_bytes(self) -> int | None:
         """The budget in bytes; None where the device decides."""
         return self.budget if isinstance(self.budget, int) else None
+
+    def factors_of(self, method: str) -> str:
+        """How what a layer keeps by `method` is held: "float32", "float16" or "int8"."""
+        if self.factors != "auto":
+            return self.factors
+        return "int8" if method in IN_8_BITS else "float32"
 
     @property
     def optimiser_copies(self) -> int:

@@ -101,11 +101,12 @@ class Asi:
         """The core and one basis per mode."""
         if len(self.ranks) != x.dim():
             raise ValueError(f"asi has ranks for {len(self.ranks)} modes and the input has {x.dim()}; give one a mode, the batch first")
-        core, self.bases = iterate(x, self.bases or self._start(x))
+        core, found = iterate(x, self.bases or self._start(x))
+        self.bases = [None if basis is None else basis.contiguous() for basis in found]  # as they are kept, so that one copy serves both
         batch = _batch_basis(core, rank=self.ranks[0])
         if batch is not None:
             core = mode_product(core, batch, 0)
-        return keep(x, core, [batch, *self.bases[1:]], [], self.factors)
+        return keep(x, core, [batch, *self.bases[1:]], [], self.factors, "float32")  # the next batch starts from them: 8 bits would be a second copy
 
     def _start(self, x: Tensor) -> list[Tensor | None]:
         random = torch.Generator().manual_seed(self.seed)

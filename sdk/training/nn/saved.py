@@ -22,6 +22,7 @@ class Saved:
 
     tensors: the core's parts, then those of each per-batch basis, in the order of the modes; each owns its storage.
     constants: bases [d_n, K_n] shared by all batches, None for a mode without. batch_modes: modes whose basis is among the tensors.
+    kind, basis_kind: how the core and the per-batch bases are held.
     """
 
     shape: torch.Size
@@ -30,6 +31,7 @@ class Saved:
     constants: tuple[Tensor | None, ...]
     batch_modes: tuple[int, ...] = ()
     kind: str = "float32"
+    basis_kind: str = "float32"
 
     @property
     def nbytes(self) -> int:
@@ -38,13 +40,13 @@ class Saved:
 
     def core(self) -> Tensor:
         """[K_0, K_1, ...]: the input in its subspaces; d_n for modes that are whole."""
-        return held.decode(self.tensors[: self._width()], self.dtype)
+        return held.decode(self.tensors[: _width(self.kind)], self.dtype)
 
     def bases(self) -> tuple[Tensor | None, ...]:
         """The basis [d_n, K_n] of each mode, or None."""
-        found, width = list(self.constants), self._width()
+        found, first, width = list(self.constants), _width(self.kind), _width(self.basis_kind)
         for i, mode in enumerate(self.batch_modes):
-            found[mode] = held.decode(self.tensors[width * (i + 1) : width * (i + 2)], self.dtype)
+            found[mode] = held.decode(self.tensors[first + width * i : first + width * (i + 1)], self.dtype)
         return tuple(found)
 
     def reconstruct(self) -> Tensor:
@@ -57,10 +59,7 @@ class Saved:
 
     def with_tensors(self, tensors: Sequence[Tensor]) -> Saved:
         """The reverse of `without_tensors`."""
-        return Saved(self.shape, self.dtype, tuple(tensors), self.constants, self.batch_modes, self.kind)
-
-    def _width(self) -> int:
-        return 2 if self.kind == "int8" else 1
+        return Saved(self.shape, self.dtype, tuple(tensors), self.constants, self.batch_modes, self.kind, self.basis_kind)
 
 
 class Compressor(Protocol):
@@ -73,17 +72,23 @@ class Compressor(Protocol):
         ...
 
 
-def keep(x: Tensor, core: Tensor, bases: Sequence[Tensor | None], constant: Iterable[int], kind: str) -> Saved:
-    """`Saved` of the input `x` with these bases: those of the modes in `constant` are shared, the others and the core are held as `kind`."""
-    shared = set(constant)
+def keep(x: Tensor, core: Tensor, bases: Sequence[Tensor | None], constant: Iterable[int], kind: str, basis_kind: str = "") -> Saved:
+    """`Saved` of the input `x` with these bases: those of the modes in `constant` are shared, the core is held as `kind`, other bases as
+    `basis_kind`, or like the core."""
+    shared, basis_kind = set(constant), basis_kind or kind
     parts = list(held.encode(held.own(core), kind, _channel(x)))
     own_modes = []
     for n, basis in enumerate(bases):
         if basis is not None and n not in shared:
             own_modes.append(n)
-            parts += held.encode(held.own(basis.contiguous()), kind, 1)
+            parts += held.encode(held.own(basis.contiguous()), basis_kind, 1)
     constants = tuple(basis if n in shared else None for n, basis in enumerate(bases))
-    return Saved(x.shape, x.dtype, tuple(parts), constants, tuple(own_modes), kind)
+    return Saved(x.shape, x.dtype, tuple(parts), constants, tuple(own_modes), kind, basis_kind)
+
+
+def _width(kind: str) -> int:
+    """Tensors that one is held as."""
+    return 2 if kind == "int8" else 1
 
 
 def _channel(x: Tensor) -> int:
