@@ -26,7 +26,6 @@ SUMMED = Quant((0.07,), (5,))
 GATE = Quant((1 / 256,), (-128,))
 #: Activations that no layer can clamp: nodes of their own, each with a table of 256 bytes.
 CURVES = {"hswish": ("hard_swish", SWISHED), "hsigmoid": ("hard_sigmoid", GATE)}
-WEIGHT_SCALE = 0.01
 #: Made-up weights lie in [-SPREAD, SPREAD): no sum leaves the fast kernels' 24 bits.
 SPREAD = 8
 
@@ -68,13 +67,15 @@ class Writer:
         builder, channels = self.builder, weights[axis]
         builder.scope = scope
         values = self.random.integers(-SPREAD, SPREAD, weights, dtype=np.int8)
-        scales = WEIGHT_SCALE * self.random.uniform(0.5, 2, channels)
+        out = POSITIVE if activation == "relu" else REAL
+        even = out.scale[0] / builder[x].scale / SPREAD / (values.size / channels) ** 0.5  # keeps the spread of the values that pass
+        scales = even * self.random.uniform(1, 3, channels)
         w = builder.const(f"{scope}.weight", values, None, Quant(tuple(scales), (0,) * channels, axis))
         biases = self.random.integers(-SPREAD, SPREAD, channels, dtype=np.int32)
         b = builder.const(f"{scope}.bias", biases, None, Quant(tuple(builder[x].scale * scales), (0,) * channels, 0))
         curve = CURVES.get(activation)
         if curve is None:
-            return builder.op(op, x, w, b, quant=POSITIVE if activation == "relu" else REAL, activation=activation, **attrs)
+            return builder.op(op, x, w, b, quant=out, activation=activation, **attrs)
         self.curves += 1
         y = builder.op(op, x, w, b, quant=scaled(REAL, self.curves), activation="none", **attrs)
         builder.scope = f"{scope}.{curve[0]}"
