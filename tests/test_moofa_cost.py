@@ -219,3 +219,18 @@ def test_the_published_ladders_are_planned_too():
     ladder = replace(MOOFA, resolutions=(32,))
     assert Pieces("stm32h743").of([parts(ladder, smallest(ladder), 10)[2]]).arena_bytes > 0
     assert OFA.stages != MOOFA.stages
+
+
+# ---- on the board --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.long
+def test_planned_peaks_are_what_the_emulated_board_touches():
+    pytest.importorskip("unicorn")
+    from benchmarks.moofa_boards import board_rows
+
+    rows = board_rows(SMALL_MOOFA, 3, seed=5)
+    planned_bytes, observed = ([row.value for row in rows if row.metric == metric] for metric in ("arena_bytes", "observed_arena_bytes"))
+    random = Random(5)
+    told = [costs("stm32f746", SMALL_MOOFA.name)(sample(SMALL_MOOFA, random)).arena_bytes for _ in range(3)]
+    assert planned_bytes == observed == told
