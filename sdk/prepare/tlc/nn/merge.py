@@ -16,12 +16,12 @@ from torch.nn import functional as F
 from sdk.errors import UsageError
 from sdk.prepare.tlc.nn.activations import name_of
 from sdk.prepare.tlc.nn.affine import Affine, as_conv, as_linear
+from sdk.prepare.tlc.nn.canonical import reshape
 from sdk.prepare.tlc.nn.cut import cut
 from sdk.prepare.tlc.nn.fold import absorb, drop_dropouts, fold
 from sdk.prepare.tlc.nn.nodes import is_linear, module_of
 from sdk.prepare.tlc.nn.segments import Segment, disjoint, find
 from sdk.prepare.tlc.nn.spans import Span, computed
-from sdk.prepare.tlc.nn.trace import reshape
 
 
 def merge(module: fx.GraphModule, chosen: Sequence[Segment]) -> fx.GraphModule:

@@ -14,10 +14,10 @@ from torch import fx, nn
 from torch.nn import functional as F
 
 from sdk.prepare.tlc.nn.affine import of_layer
+from sdk.prepare.tlc.nn.canonical import reshape
 from sdk.prepare.tlc.nn.nodes import is_linear, is_pad, module_of, operands, pad_amounts
 from sdk.prepare.tlc.nn.segments import Segment, disjoint, find
 from sdk.prepare.tlc.nn.spans import Span
-from sdk.prepare.tlc.nn.trace import reshape
 
 Amounts = tuple[int, ...]
 

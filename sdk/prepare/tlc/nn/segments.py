@@ -121,7 +121,8 @@ def _reason(module: fx.GraphModule, site: Site, node: fx.Node) -> str:
         return f"{len(node.users)} ops read its output"
     reader = next(iter(node.users))
     if is_pool(module, reader) or is_norm(module, reader):
-        return f"{reader.name} stands between it and the next linear op"
+        layer = module_of(module, reader)
+        return f"a {type(layer).__name__ if layer is not None else reader.name} stands between it and the next linear op"
     if not site.exclusive:
         return "what it reads is read elsewhere too, or is a sum of branches that do not become one op"
     return f"the merged kernel would be larger than {MAX_KERNEL}, or a layer around it pads with something else than zeros or is used twice"
