@@ -13,10 +13,12 @@ from sdk.errors import DoesNotFit, UsageError
 from sdk.graph.interpreter import run
 from sdk.graph.verify import verify
 from sdk.planner.plan import make_plan
+from sdk.planner.training.spec import Training
 from sdk.prepare.moofa.cost import Costs, Pieces, SubnetCost
 from sdk.prepare.moofa.graphs import block_graph, parts, subnet_graph
 from sdk.prepare.moofa.ladders import LADDERS, MOOFA, OFA, SMALL_DEVICE, SMALL_FLASH_BYTES, SMALL_MOOFA, SMALL_OFA, SMALL_RAM_BYTES
 from sdk.prepare.moofa.space import Subnet, blocks, largest, sample, smallest
+from sdk.prepare.moofa.training_cost import step_plan
 from sdk.prepare.moofa.widths import _widest, widths
 
 SMALL = (SMALL_OFA, SMALL_MOOFA)
@@ -128,6 +130,26 @@ def test_a_thousand_subnets_in_seconds():
     for subnet in subnets:
         one(subnet)
     assert time.process_time() - start < 10
+
+
+# ---- learning on the device -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("optimiser", ["sgd", "momentum"])
+def test_the_arena_of_a_training_step(optimiser):
+    """Exact where frozen layers run whole; the plan, which may run them in stripes, needs no more."""
+    one = Costs("stm32f746", SMALL_MOOFA, 10, training=Training(optimiser=optimiser))
+    subnet = sample(SMALL_MOOFA, Random(1))
+    whole = step_plan(one.device, subnet_graph(SMALL_MOOFA, subnet, 10), Training(optimiser=optimiser))
+    assert one(subnet).training_bytes == sum(whole.arena_bytes) > one(subnet).arena_bytes
+    assert sum(one.training_plan(subnet).arena_bytes) <= one(subnet).training_bytes
+
+
+def test_training_that_was_not_asked_for_and_layers_that_cannot_learn():
+    with pytest.raises(UsageError, match="a training step is planned for a wish"):
+        costs("stm32f746", SMALL_MOOFA.name).training_plan(smallest(SMALL_MOOFA))
+    with pytest.raises(UsageError, match="training layers 'last4' of a subnet cannot learn on a microcontroller"):
+        Costs("stm32f746", SMALL_MOOFA, 10, training=Training(layers="last4"))
 
 
 # ---- against a real net --------------------------------------------------------------------------------------------

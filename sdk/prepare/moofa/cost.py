@@ -23,8 +23,10 @@ from sdk.planner.lifetimes import lifetimes, overlaps
 from sdk.planner.measured import Footprint, footprint
 from sdk.planner.plan import make_plan
 from sdk.planner.problem import Problem
+from sdk.planner.training.spec import Training
 from sdk.prepare.moofa.graphs import Part, parts, parts_graph, subnet_graph
 from sdk.prepare.moofa.space import Block, Ladder, Subnet, smallest
+from sdk.prepare.moofa.training_cost import HeadTraining, classifier_only, head_training, step_plan
 from targets.device import Device, load_device
 
 if TYPE_CHECKING:
@@ -41,6 +43,7 @@ class SubnetCost:
     macs: int
     cycles: int
     latency_ms: float
+    training_bytes: int = 0  #: arena of a step in which the classifier learns; 0 where training was not asked for
 
 
 @dataclass(frozen=True)
@@ -108,15 +111,21 @@ class Costs:
 
     channels_last: the picture comes as [1, R, R, 3], as a camera gives it, and needs no transpose.
     pieces: those planned before, for another ladder on the same device.
-    Raises UsageError for a device whose memory is not planned: a computer.
+    training: how the classifier is to learn on the device; `training_bytes` is then told too, for frozen layers that run as they do without
+    learning. (The plan of the step may need less: it runs them in stripes where that saves arena.)
+    Raises UsageError for a device whose memory is not planned: a computer; and for training of more than the classifier.
 
         Costs("stm32f746", MOOFA, 1000)(smallest(MOOFA)).arena_bytes
     """
 
-    def __init__(self, device: Device | str, ladder: Ladder, classes: int, channels_last: bool = False, pieces: Pieces | None = None) -> None:
+    def __init__(
+        self, device: Device | str, ladder: Ladder, classes: int, channels_last: bool = False, pieces: Pieces | None = None, training: Training | None = None
+    ) -> None:  # fmt: skip
         self.planned = pieces or Pieces(device)
         self.device, self.ladder, self.classes, self.channels_last = self.planned.device, ladder, classes, channels_last
+        self.training = training and classifier_only(training)
         self._code: dict[frozenset[str], Footprint] = {}
+        self._heads: dict[Part, HeadTraining] = {}
         self._shell = subnet_graph(ladder, smallest(ladder), classes)  # the names of model, input and output stand in flash
 
     def __call__(self, subnet: Subnet) -> SubnetCost:
@@ -124,13 +133,14 @@ class Costs:
         listed = parts(self.ladder, subnet, self.classes, self.channels_last)
         pieces = [self.planned.of([part]) for part in listed]
         cycles = round(sum(piece.cycles for piece in pieces))
-        clock = self.device.core.clock_hz
+        clock, arena = self.device.core.clock_hz, self._arena(listed, pieces)
         return SubnetCost(
-            arena_bytes=self._arena(listed, pieces),
+            arena_bytes=arena,
             flash_bytes=self._fixed_flash(call for piece in pieces for call in piece.calls) + sum(piece.weight_bytes for piece in pieces),
             macs=sum(piece.macs for piece in pieces),
             cycles=cycles,
             latency_ms=1e3 * cycles / clock if clock else 0.0,
+            training_bytes=self._head(listed[-1], self.training).with_front(arena) if self.training else 0,
         )
 
     def _arena(self, listed: Sequence[Part], pieces: Sequence[Piece]) -> int:
@@ -146,6 +156,18 @@ class Costs:
     def plan(self, subnet: Subnet) -> Plan:
         """The whole net planned as any other is; its weights are made up."""
         return make_plan(self.device, subnet_graph(self.ladder, subnet, self.classes, self.channels_last), mends=False)
+
+    def training_plan(self, subnet: Subnet) -> Plan:
+        """The whole step in which the classifier learns, planned as any other is. Raises UsageError where training was not asked for."""
+        if self.training is None:
+            raise UsageError("a training step is planned for a wish; give Costs(..., training=sdk.Training(layers='classifier'))")
+        graph = subnet_graph(self.ladder, subnet, self.classes, self.channels_last)
+        return step_plan(self.device, graph, self.training, stripes=True)
+
+    def _head(self, head: Part, training: Training) -> HeadTraining:
+        if head not in self._heads:
+            self._heads[head] = head_training(self.device, head, training)
+        return self._heads[head]
 
     def _fixed_flash(self, calls: Iterable[Call]) -> int:
         """Flash besides the weights: the kernels' code once, a struct and a step for each call."""
