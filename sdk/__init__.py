@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Any, overload
 from sdk.planner.training.spec import Training
 
 if TYPE_CHECKING:
+    from sdk import moofa, tlc
     from sdk.artifact import Artifact
+    from sdk.fitting import Fitted
     from sdk.model import Model
     from sdk.planner.linux_records import LinuxPlan
     from sdk.planner.plan import Budget, Plan
@@ -26,7 +28,17 @@ if TYPE_CHECKING:
     from targets.device import Device
 
 __version__ = "0.1.0"
-__all__ = ["Training", "__version__", "compile", "load", "open", "plan"]
+__all__ = ["Training", "__version__", "compile", "fit", "load", "moofa", "open", "plan", "tlc"]
+#: Parts that are imported when they are first asked for: `sdk.moofa.search(...)`, `sdk.tlc.collapse(...)`.
+_PARTS = ("moofa", "tlc")
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PARTS:
+        raise AttributeError(f"module 'sdk' has no attribute {name!r}")
+    from importlib import import_module
+
+    return import_module(f"sdk.{name}")
 
 
 def load(
@@ -89,3 +101,17 @@ def open(folder: str | Path) -> Artifact:
     from sdk.artifact import open_artifact
 
     return open_artifact(folder)
+
+
+def fit(device: Device | str, task: str = "cifar10", **options: Any) -> Fitted:
+    """A trained and compiled network for `device`, out of a supernet that ships with this package; nothing is trained for it.
+
+    options: see `sdk.fitting.fit`: budget ("24KiB" of RAM, or several limits), data=(pictures, labels) of your own to learn, tune "head" or "all".
+    Raises `DoesNotFit` with the smallest budget that would do.
+
+    >>> fitted = sdk.fit("stm32f746", budget="24KiB")     # doctest: +SKIP
+    >>> fitted.artifact.save("out/")                      # doctest: +SKIP
+    """
+    from sdk.fitting import fit as make
+
+    return make(device, task, **options)

@@ -50,8 +50,8 @@ def model_file(tmp_path) -> str:
 # -- help ------------------------------------------------------------------------------------------------------------
 
 
-def test_the_commands_are_the_eleven_promised():
-    assert NAMES == ["devices", "ops", "inspect", "plan", "compile", "verify", "flash", "run", "profile", "calibrate", "train"]
+def test_the_commands_are_the_twelve_promised():
+    assert NAMES == ["devices", "ops", "inspect", "plan", "compile", "fit", "verify", "flash", "run", "profile", "calibrate", "train"]
 
 
 @pytest.mark.parametrize("name", NAMES)

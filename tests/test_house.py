@@ -21,7 +21,8 @@ PACKAGES = ("sdk", "firmware_bridge", "targets")
 FLOORS = {
     "sdk.errors": 0, "sdk.__version__": 0, "sdk.runner": 0, "targets": 0, "firmware_bridge": 1, "sdk.graph": 2, "sdk.data": 2.5, "sdk.golden": 2.5,
     "sdk.passes": 3, "sdk.kernels": 3.5, "sdk.runtime": 3.5, "sdk.planner": 4, "sdk.backends": 5, "sdk.training": 5, "sdk.training.payload": 5.6,
-    "sdk.training.mcu.golden": 6, "sdk.model": 5.5, "sdk.linux": 5.6, "sdk.prepare": 5.8, "sdk.moofa": 6, "sdk.tlc": 6, "sdk.planning": 5.7, "sdk.bundle": 5.5, "sdk.zipapp": 5.5,
+    "sdk.training.mcu.golden": 6, "sdk.model": 5.5, "sdk.linux": 5.6, "sdk.planning": 5.7, "sdk.bundle": 5.5, "sdk.zipapp": 5.5,
+    "sdk.prepare": 5.8, "sdk.moofa": 6, "sdk.tlc": 6, "sdk.fitting": 6,
     "sdk.train_result": 5.5, "sdk.remote_training": 6, "sdk.session": 6, "sdk.training_session": 6, "sdk.training_values": 6,
     "sdk.training_artifact": 6, "sdk.remote": 6, "sdk.artifact": 6, "sdk.device_rates": 6.6, "sdk": 6.5, "sdk.commands": 7, "sdk.cli": 7,
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The eleven commands as one typer application."""
+"""The twelve commands as one typer application."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Annotated
 import typer
 
 import sdk
-from sdk.commands import board, build, calibrate, facts, train
+from sdk.commands import board, build, calibrate, facts, fit, train
 
 COMMANDS = (
     facts.devices, facts.ops, facts.inspect,
-    build.plan, build.compile,
+    build.plan, build.compile, fit.fit,
     board.verify, board.flash, board.run, board.profile,
     calibrate.calibrate, train.train,
 )  # fmt: skip

@@ -8,7 +8,7 @@ for each block, a depth for each stage and the side of the input.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
@@ -139,6 +139,12 @@ def from_json(ladder: Ladder, record: dict[str, Any]) -> Subnet:
     except (KeyError, TypeError) as error:
         raise UsageError(f"a subnet needs kernels, expansions, depths and resolution: {error} in {record}") from error
     return check(ladder, made)
+
+
+def ladder_from(record: Mapping[str, Any]) -> Ladder:
+    """The ladder that `dataclasses.asdict` wrote, its lists as tuples again. Raises TypeError for other fields."""
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
+    return Ladder(**values)
 
 
 def active(ladder: Ladder, subnet: Subnet) -> Iterator[int]:

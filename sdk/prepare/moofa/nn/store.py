@@ -13,7 +13,7 @@ import torch
 
 from sdk.errors import ModelError
 from sdk.prepare.moofa.nn.elastic import Supernet
-from sdk.prepare.moofa.space import Ladder
+from sdk.prepare.moofa.space import ladder_from
 
 #: Counters that no inference reads.
 _UNUSED = "num_batches_tracked"
@@ -51,9 +51,3 @@ def load(path: str | Path) -> tuple[Supernet, dict[str, Any]]:
         raise ModelError(f"supernet {path}: its weights do not fit its ladder ({(wrong or sorted(set(state) - set(own)))[0]}); save it again")
     net.load_state_dict({**own, **state})
     return net.eval(), facts
-
-
-def ladder_from(record: Mapping[str, Any]) -> Ladder:
-    """The ladder that `dataclasses.asdict` wrote, lists as tuples."""
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in record.items()}
-    return Ladder(**values)
