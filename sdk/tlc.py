@@ -99,6 +99,7 @@ def _begin(
     from sdk.prepare.tlc.nn.resume import Standing, fingerprint, load
     from sdk.prepare.tlc.nn.samples import samples_of
     from sdk.prepare.tlc.nn.trace import canonical, sites
+    from sdk.prepare.tlc.nn.tune import Teacher
 
     samples = samples_of(data, settings.held_out, settings.seed, augment)
     calibration = samples.first(CALIBRATED)[0]
@@ -113,7 +114,7 @@ def _begin(
     identity = "" if path is None else fingerprint(dense, samples, settings, budget, max_drop, costs.device.name)
     task = Task(
         Dense(dense, {site.name: site for site in found}, options.segments), options, samples, settings, budget, max_drop, accuracy, tell,
-        path, identity, frozen(dense),
+        path, identity, Teacher(frozen(dense), samples),
     )  # fmt: skip
     standing = Standing(Network(), Network()) if path is None or not path.exists() else load(path, identity)
     return task, costs, standing

@@ -93,10 +93,7 @@ def _with(option: Option, site: str) -> Option:
 
 
 def _merge(module: fx.GraphModule, segment: Segment, ops: Sequence[str], places: Sequence[Place], costs: Costs) -> Option | str:
-    """The option, or the sentence that says why it is not to be had.
-
-    The time it saves is that of the part alone, as it is against merged; what else is alive meanwhile in the whole network stays alive.
-    """
+    """The option, or the sentence that says why it is not to be had."""
     where = sorted(ops.index(name) for name in segment.ops)
     first, last = where[0], where[-1] + 1
     name = f"{segment.ops[0]} to {segment.ops[-1]}"
@@ -106,14 +103,29 @@ def _merge(module: fx.GraphModule, segment: Segment, ops: Sequence[str], places:
         return f"{name}: {segment.merged_macs:,} multiply-accumulates merged, {segment.macs:,} today"
     today_s, today_bytes = sum(p.latency_s for p in places[first:last]), max(p.peak_bytes for p in places[first:last])
     try:
-        before, after = (_part(module, segment, costs, merged) for merged in (False, True))
+        latency, peak = _merged(module, segment, places[first:last], costs)
     except EmbarqError as error:
         return f"{name}: {error}"
-    latency = max(0.0, today_s - (before.latency_s - after.latency_s))
-    peak = after.peak_bytes + max(0, today_bytes - before.peak_bytes)
     if latency >= today_s or peak > today_bytes:
         return f"{name}: {1e3 * latency:.3g} ms and {peak:,} bytes merged, {1e3 * today_s:.3g} ms and {today_bytes:,} bytes today"
     return Option(first, last, latency, peak, 0.0, segment.sites, segment.key)
+
+
+def _merged(module: fx.GraphModule, segment: Segment, places: Sequence[Place], costs: Costs) -> tuple[float, int]:
+    """(seconds, peak bytes) of the stretch with the segment merged; what else is alive meanwhile in the whole network stays alive.
+
+    Two-dimensional convolutions on a board are planned directly. Other parts are planned as modules, as they are and merged: the difference
+    counts.
+    """
+    today_s, today_bytes = sum(p.latency_s for p in places), max(p.peak_bytes for p in places)
+    if costs.device.kind == "mcu" and segment.kind == "conv" and len(segment.kernel) == 2 and segment.groups == 1 and min(segment.padding) >= 0:
+        alone = costs.convolution(segment)
+        last = places[-1]
+        if segment.closes:
+            return alone.latency_s, alone.peak_bytes + last.left_bytes
+        return alone.latency_s + last.after_s, alone.peak_bytes + last.outside_bytes  # what follows the last operation stays
+    before, after = (_part(module, segment, costs, merged) for merged in (False, True))
+    return max(0.0, today_s - (before.latency_s - after.latency_s)), after.peak_bytes + max(0, today_bytes - before.peak_bytes)
 
 
 def _part(module: fx.GraphModule, segment: Segment, costs: Costs, merged: bool) -> Cost:

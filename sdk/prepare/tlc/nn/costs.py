@@ -18,10 +18,12 @@ from sdk.prepare.tlc.nn.statistics import judging
 from targets.device import Device, load_device
 
 if TYPE_CHECKING:
+    from sdk.graph.ir import Graph
     from sdk.planner.plan import Plan
+    from sdk.prepare.tlc.nn.segments import Segment
 
 #: Multiply-accumulates a second where nothing is known of the device's speed: only ratios mean something then.
-NOMINAL_MACS_S = 1e9
+NOMINAL_MACS_S, NOMINAL_HZ = 1e9, 1e8
 #: Timed here: runs, of which the fastest counts, for what else runs on the computer must not.
 RUNS = 7
 
@@ -37,11 +39,18 @@ class Cost:
 
 @dataclass(frozen=True)
 class Place:
-    """What one linear operation (with all that follows it up to the next) takes inside the whole network."""
+    """What one linear operation, with all that follows it up to the next, takes inside the whole network.
+
+    `after_s`: the part of `latency_s` that what follows it takes. `outside_bytes`: alive during the operation besides what it reads and writes;
+    `left_bytes`: the same after all that follows it, when a residual add, say, has read what was kept for it.
+    """
 
     name: str
     latency_s: float
     peak_bytes: int
+    after_s: float = 0.0
+    outside_bytes: int = 0
+    left_bytes: int = 0
 
 
 class Costs:
@@ -70,6 +79,16 @@ class Costs:
             self._parts[key] = self.whole(module, shape)[0]
         return self._parts[key]
 
+    def convolution(self, segment: Segment) -> Cost:
+        """Of the one convolution that a segment of 2-d convolutions becomes, on a microcontroller: planned without torch, in milliseconds."""
+        key = f"{segment.input_shape} {segment.outputs} {segment.kernel} {segment.stride} {segment.padding}"
+        if key not in self._parts:
+            from sdk.planner.plan import make_plan
+
+            plan = make_plan(self.device, convolution_graph(segment), mends=False)
+            self._parts[key] = Cost(sum(self._seconds(plan)), max(step.live_bytes for step in plan.steps), plan.macs)
+        return self._parts[key]
+
     def whole(self, module: nn.Module, shape: tuple[int, ...]) -> tuple[Cost, tuple[Place, ...]]:
         """Of a network whose input has `shape` (batch 1), and of each of its linear operations in the order of execution."""
         return self.priced(self.plan(module, shape), module, shape)
@@ -77,7 +96,8 @@ class Costs:
     def priced(self, plan: Any, module: nn.Module, shape: tuple[int, ...]) -> tuple[Cost, tuple[Place, ...]]:
         """The same from the plan that `plan` made."""
         base = base_of(plan)
-        places = _places(base, self._seconds(base, module, shape))
+        seconds = self._seconds(base) if self.device.kind == "mcu" else self._shared_out(base, module, shape)
+        places = _places(base, seconds)
         total = sum(place.latency_s for place in places)
         return Cost(total, max((step.live_bytes for step in base.steps), default=0), base.macs), places
 
@@ -99,10 +119,12 @@ class Costs:
         x = given if given is not None and fits else np.random.default_rng(0).standard_normal((4, *shape[1:])).astype(np.float32)
         return np.ascontiguousarray(x.transpose(0, *range(2, x.ndim), 1)) if pictures else x
 
-    def _seconds(self, base: Plan, module: nn.Module, shape: tuple[int, ...]) -> list[float]:
-        """Of every step; timed as a whole here, and shared out by multiply-accumulates and values written."""
-        if self.device.kind == "mcu":
-            return [step.cycles / base.cost.clock_hz if base.cost.clock_hz else step.cycles * 1e-8 for step in base.steps]
+    def _seconds(self, base: Plan) -> list[float]:
+        """Of every step, by the planner's cycles."""
+        return [step.cycles / (base.cost.clock_hz or NOMINAL_HZ) for step in base.steps]
+
+    def _shared_out(self, base: Plan, module: nn.Module, shape: tuple[int, ...]) -> list[float]:
+        """Of every step: timed as a whole, or nominal, and shared out by multiply-accumulates and values written."""
         work = [step.macs + 4 * float(np.prod(step.shape)) for step in base.steps]
         whole = timed_s(module, shape) if self.timed else sum(work) / NOMINAL_MACS_S
         return [whole * w / max(sum(work), 1e-30) for w in work]
@@ -117,24 +139,49 @@ def base_of(plan: Any) -> Plan:
 def _places(plan: Plan, seconds: list[float]) -> tuple[Place, ...]:
     """Steps gathered under the linear operation they follow; those before the first belong to it."""
     nodes = {node.name: node for node in plan.graph.nodes}
-    names: list[str] = []
-    latency: dict[str, float] = {}
-    peak: dict[str, int] = {}
-    early_s, early_bytes = 0.0, 0
+    found: list[Place] = []
+    early = Place("", 0.0, 0)
     for step, spent in zip(plan.steps, seconds, strict=True):
-        origins = [plan.graph[name].origin or "" for name in nodes[step.node].inputs]
-        owner = next((o.removesuffix(".weight") for o in origins if o.endswith(".weight")), step.node) if step.macs else None
-        if owner is not None and owner not in latency:
-            names.append(owner)
-            latency[owner], peak[owner] = early_s, early_bytes
-            early_s, early_bytes = 0.0, 0
-        if not names:
-            early_s, early_bytes = early_s + spent, max(early_bytes, step.live_bytes)
-            continue
-        at = owner if owner is not None else names[-1]
-        latency[at] += spent
-        peak[at] = max(peak[at], step.live_bytes)
-    return tuple(Place(name, latency[name], peak[name]) for name in names) or (Place("", early_s, early_bytes),)
+        node = nodes[step.node]
+        origins = [plan.graph[name].origin or "" for name in node.inputs]
+        owner = next((o.removesuffix(".weight") for o in origins if o.endswith(".weight")), step.node) if step.macs else ""
+        own = {*node.inputs, *node.outputs}
+        outside = sum(p.size_bytes for p in plan.alive(step.index) if p.kind != "scratch" and p.tensor not in own)
+        here = Place(owner, spent, step.live_bytes, 0.0 if owner else spent, outside, outside)
+        if owner:
+            found.append(_joined(here, early) if not found else here)
+        elif found:
+            found[-1] = _joined(found[-1], here)
+        else:
+            early = _joined(here, early)
+    return tuple(found) or (early,)
+
+
+def _joined(a: Place, b: Place) -> Place:
+    """`a`'s operation with what `b` does before or after it."""
+    left = min(a.left_bytes, b.left_bytes) if b.peak_bytes else a.left_bytes
+    return Place(a.name, a.latency_s + b.latency_s, max(a.peak_bytes, b.peak_bytes), a.after_s + b.after_s, a.outside_bytes, left)
+
+
+def convolution_graph(segment: Segment) -> Graph:
+    """An int8 graph of one convolution with made-up weights: input [1, H, W, C], as boards have it."""
+    from sdk.graph.builder import Builder
+    from sdk.graph.ir import Quant
+
+    builder = Builder("merged")
+    _, channels, height, width = segment.input_shape
+    x = builder.input("x", (1, height, width, channels), "int8", Quant((0.05,), (0,)))
+    shape = (segment.outputs, *segment.kernel, channels)
+    values = np.random.default_rng(0).integers(-8, 8, shape, dtype=np.int8)
+    scales = (0.01,) * segment.outputs
+    w = builder.const("w", values, None, Quant(scales, (0,) * segment.outputs, 0))
+    b = builder.const("b", np.zeros(segment.outputs, np.int32), None, Quant(tuple(0.05 * s for s in scales), (0,) * segment.outputs, 0))
+    rows, columns = segment.padding
+    y = builder.op(
+        "conv2d", x, w, b, quant=Quant((0.05,), (0,)), activation="none", groups=1, stride=segment.stride, dilation=(1, 1),
+        padding=((rows, rows), (columns, columns)),
+    )  # fmt: skip
+    return builder.graph([y])
 
 
 def timed_s(module: nn.Module, shape: tuple[int, ...], runs: int = RUNS) -> float:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-from torch import fx, nn
+from torch import fx
 
 from sdk.errors import DoesNotFit
 from sdk.prepare.tlc.choose import Option, Selection, choose, crossing_set
@@ -24,7 +24,7 @@ from sdk.prepare.tlc.nn.network import Dense, build, values_of
 from sdk.prepare.tlc.nn.resume import Standing, save
 from sdk.prepare.tlc.nn.samples import Samples
 from sdk.prepare.tlc.nn.score import Importance, by_single
-from sdk.prepare.tlc.nn.tune import Tell, Tuning, tune
+from sdk.prepare.tlc.nn.tune import Teacher, Tell, Tuning, tune
 from sdk.prepare.tlc.records import Budget, Round, Settings
 
 
@@ -42,7 +42,7 @@ class Task:
     tell: Tell
     checkpoint: Path | None = None
     model_id: str = ""
-    teacher: nn.Module | None = field(default=None, repr=False)
+    teacher: Teacher | None = field(default=None, repr=False)
 
     @property
     def latency_s(self) -> float | None:
@@ -78,9 +78,21 @@ def run(task: Task, standing: Standing) -> Standing:
         while not latest.ended:
             for reached in _round(task, latest):
                 latest = task.keep(reached)
+        return polished(task, latest)
     except KeyboardInterrupt:
         return replace(latest, ended="asked to stop")
-    return latest
+
+
+def polished(task: Task, standing: Standing) -> Standing:
+    """The best network after `final_epochs` more of training, or as it was where they made it no better."""
+    if not task.settings.final_epochs or not standing.best.removals:
+        return standing
+    module = build(task.dense, standing.best)
+    before = evaluate(module, *task.samples.held()).accuracy
+    tune(module, task.samples, task.teacher, task.settings, task.settings.final_epochs, len(standing.rounds) + 1, task.tell)
+    after = evaluate(module, *task.samples.held()).accuracy
+    task.tell(f"last training: accuracy {100 * before:.2f} % before, {100 * after:.2f} % after")
+    return standing if after < before else replace(standing, best=replace(standing.best, values=values_of(module)))
 
 
 def _reachable(task: Task) -> None:

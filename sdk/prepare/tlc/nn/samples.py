@@ -36,16 +36,16 @@ class Samples:
         """(x, y) of the samples that judge."""
         return real(self.held_x), self.held_y
 
-    def batches(self, size: int, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(x [B, ...], y [B]) of one epoch, augmented; order and augmentation depend on seed and epoch alone. A last lone sample is left out,
-        for batch norm cannot train on it."""
+    def batches(self, size: int, epoch: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """(x [B, ...], y [B], rows [B]) of one epoch, augmented; order and augmentation depend on seed and epoch alone. A last lone sample is
+        left out, for batch norm cannot train on it."""
         order = np.random.default_rng((self.seed, epoch)).permutation(len(self.x))
         generator = torch.Generator().manual_seed(1_000_003 * self.seed + epoch)
         for begin in range(0, len(order), size):
             rows = torch.from_numpy(order[begin : begin + size])
             if len(rows) > 1:
                 x = real(self.x[rows])
-                yield (x if self.augment is None else self.augment(x, generator)), self.y[rows]
+                yield (x if self.augment is None else self.augment(x, generator)), self.y[rows], rows
 
     def updates(self, size: int) -> int:
         """Batches of an epoch."""

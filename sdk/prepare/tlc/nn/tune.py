@@ -11,11 +11,27 @@ import torch
 from torch import Tensor, nn
 
 from sdk.errors import TrainingDiverged
-from sdk.prepare.tlc.nn.evaluate import answers, distilled_loss, logits_of
-from sdk.prepare.tlc.nn.samples import Samples
+from sdk.prepare.tlc.nn.evaluate import answers, distilled_loss, logits_of, pieces
+from sdk.prepare.tlc.nn.samples import Samples, real
 from sdk.prepare.tlc.records import Settings
 
 Tell = Callable[[str], None]
+
+
+class Teacher:
+    """The dense network's answers to training batches. Samples that are never augmented are asked once, at the first batch."""
+
+    def __init__(self, net: nn.Module, samples: Samples) -> None:
+        self._net, self._samples = net, samples
+        self._known: Tensor | None = None
+
+    def __call__(self, x: Tensor, rows: Tensor) -> Tensor:
+        """Logits [B, classes] for the batch x, which is the samples' `rows`."""
+        if self._samples.augment is not None:
+            return answers(self._net, x)
+        if self._known is None:
+            self._known = torch.cat([answers(self._net, real(self._samples.x[part])) for part in pieces(len(self._samples.x))])
+        return self._known[rows]
 
 
 @dataclass
@@ -27,12 +43,12 @@ class Tuning:
 
 
 def tune(
-    net: nn.Module, samples: Samples, teacher: nn.Module | None, settings: Settings, epochs: int, number: int, tell: Tell,
+    net: nn.Module, samples: Samples, teacher: Teacher | None, settings: Settings, epochs: int, number: int, tell: Tell,
     tuning: Tuning | None = None, after_epoch: Callable[[Tuning], None] | None = None,
 ) -> None:  # fmt: skip
     """Train `net` in place for what is left of `epochs`; number: of the round, which with the seed gives the order of samples.
 
-    teacher: the dense network in evaluation mode, or None. after_epoch: told where the training stands, for a checkpoint.
+    teacher: what the dense network answers, or None. after_epoch: told where the training stands, for a checkpoint.
     Raises TrainingDiverged where the loss is not finite.
     """
     tuning = tuning or Tuning()
@@ -42,8 +58,9 @@ def tune(
     started, first = time.perf_counter(), tuning.epoch
     for epoch in range(first, epochs):
         net.train()
-        for i, (x, y) in enumerate(samples.batches(settings.batch, 1000 * number + epoch)):
-            loss = _update(net, trained, momenta, x, y, teacher, settings, rate(epoch * per_epoch + i, epochs * per_epoch, settings.rate))
+        for i, (x, y, rows) in enumerate(samples.batches(settings.batch, 1000 * number + epoch)):
+            wanted = teacher(x, rows) if teacher is not None and settings.distill > 0 else None
+            loss = _update(net, trained, momenta, (x, y, wanted), settings, rate(epoch * per_epoch + i, epochs * per_epoch, settings.rate))
             if i % 20 == 0:
                 done = (epoch - first) * per_epoch + i + 1
                 left = (time.perf_counter() - started) / done * ((epochs - first) * per_epoch - done)
@@ -54,10 +71,10 @@ def tune(
 
 
 def _update(
-    net: nn.Module, trained: Mapping[str, Tensor], momenta: dict[str, Tensor], x: Tensor, y: Tensor, teacher: nn.Module | None, settings: Settings, step: float,
+    net: nn.Module, trained: Mapping[str, Tensor], momenta: dict[str, Tensor], batch: tuple[Tensor, Tensor, Tensor | None], settings: Settings, step: float,
 ) -> float:  # fmt: skip
-    """One step of SGD with momentum; vectors (biases, norms) do not decay. The loss before it."""
-    wanted = answers(teacher, x) if teacher is not None and settings.distill > 0 else None
+    """One step of SGD with momentum; vectors (biases, norms) do not decay. batch: samples, labels, the teacher's answers. The loss before it."""
+    x, y, wanted = batch
     loss = distilled_loss(logits_of(net, x, y), y, wanted, settings.distill, settings.temperature)
     if not bool(torch.isfinite(loss)):
         raise TrainingDiverged(f"the loss became {float(loss)} while training between removals; give a smaller rate than {settings.rate}")
