@@ -14,11 +14,12 @@ import numpy as np
 
 from sdk.errors import DataError, DoesNotFit, UsageError
 from sdk.prepare.moofa import predictor
-from sdk.prepare.moofa.budget import Budget, Cost, as_budget
+from sdk.prepare.moofa.budget import Budget
 from sdk.prepare.moofa.cost import Costs
+from sdk.prepare.moofa.devices import pricing, within, work
 from sdk.prepare.moofa.search import Evolution, evolve
 from sdk.prepare.moofa.shipped import Shipped, shipped
-from sdk.prepare.moofa.space import Ladder, Subnet, blocks, largest
+from sdk.prepare.moofa.space import Subnet, largest
 from targets.device import Device, load_device
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ class Fitted:
 def fit(
     device: Device | str, task: str = "cifar10", *, budget: Budget | Mapping[str, Any] | int | str | None = None, data: tuple[Any, Any] | None = None,
     tune: str = "head", epochs: float = 10, held_out: float = 0.2, seed: int = 0, say: Say = lambda _line: None,
-    report: Callable[[Any], None] | None = None,
+    report: Callable[[Any], None] | None = None, **options: Any,
 ) -> Fitted:  # fmt: skip
     """A network for `device`, trained and compiled.
 
@@ -69,7 +70,8 @@ def fit(
     budget: what the network may take of the device, `sdk.moofa.Budget`, its fields, or bytes of RAM ("24KiB"); all that is free by default.
     data: your own pictures, uint8 [n, height, width, 3], and labels [n] from 0 up: the network learns their classes instead. tune: its "head" alone,
     in seconds, or "all" of it, `epochs` times over the pictures. held_out: the share of them that only judges.
-    say: told what is being done, a line each; report: told about each step where everything is tuned.
+    say: told what is being done, a line each; report: told about each step where everything is tuned. options: further ones of `sdk.plan`, such as
+    backend="onnx" for a Linux device, which otherwise tries every engine.
     Raises DoesNotFit with the smallest budget that would do, UsageError and DataError for wrong wishes and data.
     """
     from sdk.prepare.moofa.nn.tune import Tuning
@@ -83,7 +85,7 @@ def fit(
     module = _module(known, subnet, given, tuning, report)
     pictures = known.samples() if given is None else given.x
     say("quantising and planning")
-    plan = _planned(board, module, pictures, task, given)
+    plan = _planned(board, module, pictures, task, given, options)
     if not plan.fits:
         raise DoesNotFit(str(plan.shortfall))
     say("compiling")
@@ -131,50 +133,15 @@ def _choose(board: Device, known: Shipped, classes: int, budget: Any, seed: int)
     """(the subnet, its expected accuracy, that expectation's standard deviation, measurements behind it)."""
     measured = known.measured
     expects = predictor.fit(known.ladder, [net for net, _ in measured], [accuracy for _, accuracy in measured])
-    if board.kind == "mcu":
-        costs: Any = Costs(board, known.ladder, classes, channels_last=True)
-        limit = _limit(board, budget)
-    else:
-        costs, limit = _Work(known.ladder), as_budget(budget) if budget is not None else Budget(macs=float(_work(known.ladder, largest(known.ladder))))
+    if budget is None and board.kind != "mcu":
+        budget = Budget(macs=work(known.ladder, largest(known.ladder)).macs)
+    limit = within(board, budget)
+    costs = pricing(board, known.ladder, classes, limit)
     found = evolve(known.ladder, expects.score, costs, limit, Evolution(seed=seed), start=[net for net, _ in measured], count=FINALISTS)
-    fitting = (f.subnet for f in found if board.kind != "mcu" or costs.plan(f.subnet).fits)
+    fitting = (f.subnet for f in found if not isinstance(costs, Costs) or costs.plan(f.subnet).fits)
     subnet = next(fitting, found[0].subnet)
     accuracy, spread = expects.predict([subnet])
     return subnet, float(accuracy[0]), float(spread[0]), len(measured)
-
-
-def _limit(board: Device, budget: Any) -> Budget:
-    """What the network may take: as given, and never more RAM and flash than the device has free."""
-    from sdk.planner.assess import flash_memory
-    from sdk.planner.budget import budget as has
-
-    free = max(memory.free_bytes for memory in has(board).memories if memory.kind == "ram" and memory.region >= 0)
-    wish = {} if budget is None else as_budget(budget).limits
-    whole: dict[str, Any] = {**wish, "arena_bytes": min(free, wish.get("arena_bytes", free))}
-    flash = flash_memory(board, ()).free_bytes
-    return Budget(**{**whole, "flash_bytes": min(flash, wish.get("flash_bytes", flash))})
-
-
-class _Work:
-    """On a computer only work counts: multiply-accumulates of a subnet."""
-
-    def __init__(self, ladder: Ladder) -> None:
-        self.ladder = ladder
-
-    def __call__(self, subnet: Subnet) -> Cost:
-        from sdk.prepare.moofa.cost import SubnetCost
-
-        return SubnetCost(0, 0, _work(self.ladder, subnet), 0, 0.0)
-
-
-def _work(ladder: Ladder, subnet: Subnet) -> int:
-    """Multiply-accumulates of the blocks."""
-
-    def of(block: Any) -> int:
-        expand = block.side**2 * block.inputs * block.hidden if block.expands else 0
-        return expand + block.side_after**2 * block.hidden * (block.kernel**2 + block.outputs)
-
-    return sum(of(block) for block in blocks(ladder, subnet))
 
 
 def _module(known: Shipped, subnet: Subnet, given: _Given | None, tuning: Any, report: Callable[[Any], None] | None) -> SubnetModule:
@@ -196,7 +163,7 @@ def _inputs(x: np.ndarray, side: int) -> np.ndarray:
     return np.concatenate([batch.numpy() for batch in batches(x, side)])
 
 
-def _planned(board: Device, module: SubnetModule, x: np.ndarray, task: str, given: _Given | None) -> Any:
+def _planned(board: Device, module: SubnetModule, x: np.ndarray, task: str, given: _Given | None, options: Mapping[str, Any]) -> Any:
     """The plan, in int8, for pictures channels last on a microcontroller."""
     import torch
 
@@ -208,8 +175,8 @@ def _planned(board: Device, module: SubnetModule, x: np.ndarray, task: str, give
     model = load(module, torch.zeros(1, 3, side, side), name=task, input_layout=layout)
     seen = _inputs(x[:: max(1, len(x) // CALIBRATED)][:CALIBRATED], side)
     calibration = seen.transpose(0, 2, 3, 1) if layout else seen
-    judged = {} if board.kind == "mcu" or given is None else {"evaluation": (_inputs(given.held_x, side), given.held_y)}
-    return plan_model(board, model, calibration=np.ascontiguousarray(calibration), **judged)
+    judged: dict[str, Any] = {} if board.kind == "mcu" or given is None else {"evaluation": (_inputs(given.held_x, side), given.held_y)}
+    return plan_model(board, model, calibration=np.ascontiguousarray(calibration), **judged, **options)
 
 
 def _judged(plan: Any, module: SubnetModule, given: _Given) -> tuple[float, str]:

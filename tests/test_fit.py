@@ -129,5 +129,5 @@ def test_the_command_writes_proves_and_tells(tmp_path: Path, capsys: pytest.Capt
 @pytest.mark.long
 def test_a_network_for_a_computer(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    fitted = sdk.fit("host", "tints", data=tinted(150, 7), tune="all", epochs=3)
+    fitted = sdk.fit("host", "tints", data=tinted(150, 7), tune="all", epochs=3, backend="onnx", threads=1)
     assert fitted.accuracy > 0.9 and fitted.artifact.is_linux
