@@ -120,16 +120,12 @@ def test_parts_cost_what_whole_nets_cost(device, ladder):
 
 
 @pytest.mark.long
-def test_a_thousand_subnets_in_seconds():
-    """What a search asks: a few milliseconds for each new block, a fraction of one for each subnet."""
-    import time
-
+def test_a_thousand_subnets_are_a_few_hundred_plans():
+    """Two blocks a stage, nine shapes of each, three sizes of the picture; stems, first blocks and heads; and what has to be planned together."""
     one, random = Costs("stm32f746", SMALL_MOOFA, 10), Random(0)
-    subnets = [sample(SMALL_MOOFA, random) for _ in range(1000)]
-    start = time.process_time()
-    for subnet in subnets:
-        one(subnet)
-    assert time.process_time() - start < 10
+    for _ in range(1000):
+        one(sample(SMALL_MOOFA, random))
+    assert len(one.planned) <= 2 * 4 * 9 * 3 + 3 * 3 + 60
 
 
 # ---- learning on the device -----------------------------------------------------------------------------------------
