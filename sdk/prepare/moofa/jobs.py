@@ -89,18 +89,23 @@ class Cache:
         return record.get("result") if isinstance(record, dict) and record.get("key") == key else None
 
     def put(self, key: str, result: Any) -> None:
-        """Written aside and renamed: whenever the run ends, a file is whole or not there."""
-        name = ""
+        """Keep it. Raises UsageError where that fails: a full disk, a folder that went away."""
         try:
-            handle, name = tempfile.mkstemp(prefix=".", suffix=".new", dir=self.folder)
-            with os.fdopen(handle, "w", encoding="utf-8") as stream:
-                json.dump({"key": key, "result": result}, stream)
-            os.replace(name, self.folder / f"{key}.json")
+            write_whole(self.folder / f"{key}.json", json.dumps({"key": key, "result": result}))
         except OSError as error:
             raise UsageError(f"a result cannot be kept in {self.folder} ({error.strerror}); free space or name another folder, then run again") from error
-        finally:
-            if name:
-                Path(name).unlink(missing_ok=True)
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Written aside and renamed: whenever the run ends, the file is whole, or as it was before."""
+    handle, name = tempfile.mkstemp(prefix=".", suffix=".new", dir=path.parent)
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as stream:
+            stream.write(text)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    finally:
+        Path(name).unlink(missing_ok=True)
 
 
 def run(
