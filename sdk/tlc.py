@@ -135,8 +135,8 @@ def _end(task: Task, costs: Costs, standing: Standing, measure: bool, name: str)
     moments = Importance(task.dense.module, found, x, y, task.settings.rule, "energy").moments
     held = task.samples.held()
     rows: list[Figures] = []
-    for module, left in ((task.dense.module, len(found)), (made.module, len(found) - len(best.removals))):
-        plan = costs.plan(module, task.dense.module.meta["example"][0][0])
+    after = costs.plan(made.module, task.dense.module.meta["example"][0][0])
+    for module, left, plan in ((task.dense.module, len(found), task.candidates.plan), (made.module, len(found) - len(best.removals), after)):
         rows.append(figures(module, left, costs, plan, held, _measured(plan, costs, module, task) if measure else {}))
     report = Report(
         name, costs.device.name, costs.basis, rows[0], rows[1], standing.ended, standing.rounds, layers_of(task.dense, task.candidates.ops, best),

@@ -25,7 +25,7 @@ from sdk.prepare.tlc.nn.tune import rate, tune  # noqa: E402
 from sdk.prepare.tlc.records import Budget, Settings, budget_of  # noqa: E402
 
 BOARD = "stm32f746"
-QUICK = {"epochs": 1, "batch": 64, "rate": 0.03, "score_samples": 200, "refit_samples": 128, "measure": False}
+QUICK = {"epochs": 1, "batch": 64, "rate": 0.03, "score_samples": 200, "refit_samples": 128, "measure": False, "device": BOARD}
 
 
 class Block(nn.Module):
@@ -68,14 +68,14 @@ def data():
 def net(data):
     """Trained to about nine in ten."""
     made = untrained()
-    tune(made, samples_of(data, 0.1, 0), None, Settings(rate=0.15, batch=32), 6, 1, lambda _: None)
+    tune(made, samples_of(data, 0.1, 0), None, Settings(rate=0.2, batch=32), 4, 1, lambda _: None)
     return made.eval()
 
 
 @pytest.fixture(scope="module")
 def collapsed(net, data):
     before = copy.deepcopy(net.state_dict())
-    found = sdk.tlc.collapse(net, data, {"latency_ratio": 0.6}, device=BOARD, **{**QUICK, "epochs": 4})
+    found = sdk.tlc.collapse(net, data, {"latency_ratio": 0.6}, **{**QUICK, "epochs": 4})
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items()), "the given model stays as it is"
     return found
 
@@ -274,7 +274,7 @@ WRONG = [
 @pytest.mark.parametrize(("given", "error", "text"), WRONG)
 def test_wrong_requests_are_refused_before_anything_is_trained(net, data, given, error, text):
     with pytest.raises(error, match=text):
-        sdk.tlc.collapse(net, data, **given)
+        sdk.tlc.collapse(net, data, device=BOARD, **given)
 
 
 def test_wrong_data_and_models_are_refused(net, data):

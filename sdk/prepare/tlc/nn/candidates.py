@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import fx
 
@@ -24,9 +24,10 @@ HOPELESS = 4
 
 @dataclass(frozen=True)
 class Candidates:
-    """Of a dense network on a device: its `cost`, every option without an expected loss, and the merges that were refused, with the reason."""
+    """Of a dense network on a device: its `plan` and `cost`, every option without an expected loss, the merges that were refused, with the reason."""
 
     cost: Cost
+    plan: Any = field(repr=False)
     ops: tuple[str, ...]
     options: tuple[Option, ...] = field(repr=False)
     segments: dict[str, Segment] = field(repr=False)
@@ -45,7 +46,9 @@ def candidates(module: fx.GraphModule, sites: Sequence[Site], costs: Costs, max_
 
     ops = linear_ops(module)
     tell("planning the network as it is")
-    cost, found = costs.whole(module, module.meta["example"][0][0])
+    shape = module.meta["example"][0][0]
+    plan = costs.plan(module, shape)
+    cost, found = costs.priced(plan, module, shape)
     places = _complete(ops, found)
     behind = sites_behind(ops, sites)
     options = [_kept(i, place) for i, place in enumerate(places)]
@@ -61,7 +64,7 @@ def candidates(module: fx.GraphModule, sites: Sequence[Site], costs: Costs, max_
             continue
         kept[segment.key] = segment
         options += [option, *(_with(option, site) for site in behind.get(option.last - 1, ()) if site not in option.removes)]
-    return Candidates(cost, ops, tuple(options), kept, tuple(refused))
+    return Candidates(cost, plan, ops, tuple(options), kept, tuple(refused))
 
 
 def sites_behind(ops: Sequence[str], sites: Iterable[Site]) -> dict[int, tuple[str, ...]]:

@@ -52,41 +52,52 @@ def tune(
     Raises TrainingDiverged where the loss is not finite.
     """
     tuning = tuning or Tuning()
-    trained = {name: p for name, p in net.named_parameters() if p.requires_grad}
-    momenta = {name: tuning.momenta[name].clone() if name in tuning.momenta else torch.zeros_like(p) for name, p in trained.items()}
+    optimiser = _optimiser(net, settings, tuning.momenta)
     per_epoch = samples.updates(settings.batch)
     started, first = time.perf_counter(), tuning.epoch
     for epoch in range(first, epochs):
         net.train()
         for i, (x, y, rows) in enumerate(samples.batches(settings.batch, 1000 * number + epoch)):
             wanted = teacher(x, rows) if teacher is not None and settings.distill > 0 else None
-            loss = _update(net, trained, momenta, (x, y, wanted), settings, rate(epoch * per_epoch + i, epochs * per_epoch, settings.rate))
+            for group in optimiser.param_groups:
+                group["lr"] = rate(epoch * per_epoch + i, epochs * per_epoch, settings.rate)
+            loss = _update(net, optimiser, (x, y, wanted), settings)
             if i % 20 == 0:
                 done = (epoch - first) * per_epoch + i + 1
                 left = (time.perf_counter() - started) / done * ((epochs - first) * per_epoch - done)
                 tell(f"round {number}: epoch {epoch + 1} of {epochs}, loss {loss:.3f}, {spoken(left)} left in this round")
         if after_epoch is not None:
-            after_epoch(Tuning(epoch + 1, momenta))
+            after_epoch(Tuning(epoch + 1, _momenta(net, optimiser)))
     net.eval()
 
 
-def _update(
-    net: nn.Module, trained: Mapping[str, Tensor], momenta: dict[str, Tensor], batch: tuple[Tensor, Tensor, Tensor | None], settings: Settings, step: float,
-) -> float:  # fmt: skip
-    """One step of SGD with momentum; vectors (biases, norms) do not decay. batch: samples, labels, the teacher's answers. The loss before it."""
+def _optimiser(net: nn.Module, settings: Settings, momenta: Mapping[str, Tensor]) -> torch.optim.SGD:
+    """SGD with momentum, gone on with from `momenta`; vectors (biases, norms) do not decay."""
+    parameters = {name: p for name, p in net.named_parameters() if p.requires_grad}
+    groups = [
+        {"params": [p for p in parameters.values() if (p.ndim > 1) == decays], "weight_decay": settings.decay if decays else 0.0} for decays in (True, False)
+    ]
+    made = torch.optim.SGD([group for group in groups if group["params"]], settings.rate, settings.momentum, foreach=True)
+    for name, p in parameters.items():
+        if name in momenta:
+            made.state[p]["momentum_buffer"] = momenta[name].clone()
+    return made
+
+
+def _momenta(net: nn.Module, optimiser: torch.optim.SGD) -> dict[str, Tensor]:
+    found = {name: optimiser.state[p].get("momentum_buffer") for name, p in net.named_parameters()}
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _update(net: nn.Module, optimiser: torch.optim.SGD, batch: tuple[Tensor, Tensor, Tensor | None], settings: Settings) -> float:
+    """One step on samples, labels and the teacher's answers; the loss before it."""
     x, y, wanted = batch
     loss = distilled_loss(logits_of(net, x, y), y, wanted, settings.distill, settings.temperature)
     if not bool(torch.isfinite(loss)):
         raise TrainingDiverged(f"the loss became {float(loss)} while training between removals; give a smaller rate than {settings.rate}")
-    grads = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
-    with torch.no_grad():
-        for (name, p), grad in zip(trained.items(), grads, strict=True):
-            if grad is None:
-                continue
-            if p.ndim > 1:
-                grad = grad.add(p, alpha=settings.decay)
-            momenta[name].mul_(settings.momentum).add_(grad)
-            p.sub_(momenta[name], alpha=step)
+    optimiser.zero_grad()
+    torch.autograd.backward(loss)
+    optimiser.step()
     return float(loss.detach())
 
 
