@@ -25,6 +25,7 @@ from sdk.prepare.moofa.search import Evolution, random_search
 from sdk.prepare.moofa.space import Ladder, check, from_json, largest, smallest
 from targets.device import load_device
 from tests.moofa_space import MadeUpAccuracy, MadeUpCosts, macs
+from tests.test_moofa_jobs import cluster
 
 LITTLE = Ladder(
     "little", stem=8, first=8, stages=(16, 24), final=48, feature=0, strides=(2, 2, 2), activations=("relu", "relu", "hswish"), squeeze=(False,) * 3,
@@ -270,3 +271,17 @@ def test_progress_is_told_in_words():
     assert str(Progress("spread", 0, 163, nan, nan)) == "spread: 0 of 163 measured"
     assert str(Progress("picked", 100, 163, 0.8712, 300)) == "picked: 100 of 163 measured, best 87.12 %, 5 min left"
     assert str(Progress("finalist", 163, 163, 0.8712, 0)) == "finalist: 163 of 163 measured, best 87.12 %"
+
+
+@pytest.mark.long
+def test_a_search_on_a_dask_cluster_finds_the_same(net, tmp_path):
+    pytest.importorskip("distributed", reason='needs distributed (pip install "embarq[dask]")')
+    data, effort = pictures(40), replace(QUICK, measure=10, front=0)
+    process, address = cluster(tmp_path, 1)
+    try:
+        there = sdk.moofa.search(net, "stm32f746", 4096, data, effort=effort, dask=address)
+    finally:
+        process.kill()
+        process.communicate()
+    here = sdk.moofa.search(net, "stm32f746", 4096, data, effort=effort)
+    assert there.measured == here.measured and there.subnet == here.subnet
