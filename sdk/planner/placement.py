@@ -127,7 +127,7 @@ def stack_up(rules: Rules, order: Sequence[int]) -> tuple[list[int], int]:
 
 
 def greedy_orders(rules: Rules) -> list[list[int]]:
-    """Orders worth trying first: by size, by area, by lifetime, by time backwards (outputs below inputs), step by step."""
+    """Orders worth trying first: by size, by area, by lifetime, by time backwards (outputs below inputs), step by step, backwards with scratch last."""
     spans = rules.spans
     indices = list(range(len(spans)))
     length = [s.last - s.first + 1 for s in spans]
@@ -139,7 +139,8 @@ def greedy_orders(rules: Rules) -> list[list[int]]:
         lambda x: (-spans[x].last, -spans[x].first, x),
         lambda x: (spans[x].first, spans[x].last, x),
     ]
-    return [sorted(indices, key=key) for key in keys] + _by_crowded_step(rules)
+    backwards = sorted(indices, key=lambda x: (-spans[x].last, -spans[x].size_bytes, x))
+    return [sorted(indices, key=key) for key in keys] + _by_crowded_step(rules) + [backwards]
 
 
 def _by_crowded_step(rules: Rules) -> list[list[int]]:
