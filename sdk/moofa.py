@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdk.errors import UsageError
 from sdk.planner.training.spec import Training
-from sdk.prepare.moofa.budget import Budget, smallest_budget
+from sdk.prepare.moofa.budget import Budget, as_budget, smallest_budget
 from sdk.prepare.moofa.find import Effort, Machines, Progress, Report, divided, find
 from sdk.prepare.moofa.found import SearchResult, ready
 from sdk.prepare.moofa.ladders import LADDERS
@@ -95,7 +95,8 @@ def search(
     limits = within(board, budget)
     costs = pricing(board, supernet.ladder, supernet.classes, limits, channels_last, training)
     bench = Bench(copy.deepcopy(supernet).cpu(), *divided(data), threads=1 if workers > 1 or dask else 0)
-    result = find(bench, board, costs, limits, effort, Machines(workers, dask, cache), report, channels_last)
+    over = "" if budget is None else next(iter(as_budget(budget).limits))  # what the user cares for, not what the device has besides
+    result = find(bench, board, costs, limits, effort, Machines(workers, dask, cache), report, channels_last, over)
     if log is not None:
         result.save(log)
     return result

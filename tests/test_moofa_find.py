@@ -176,6 +176,15 @@ def test_a_budget_that_nothing_meets_is_answered_before_anything_is_measured(net
     assert not asked
 
 
+def test_the_front_is_over_what_the_user_limits(net, made_up):
+    effort = replace(QUICK, measure=8, front=3)
+    found = sdk.moofa.search(net, "stm32f746", {"latency_ms": 4}, pictures(40), effort=effort)
+    assert found.over == "latency_ms" and found.cost.latency_ms <= 4 and found.budget.arena_bytes > 100_000
+    latencies = [p.cost.latency_ms for p in found.front]
+    assert latencies == sorted(latencies) and len(latencies) >= 2
+    assert sdk.moofa.search(net, "stm32f746", None, pictures(40), effort=effort).over == "arena_bytes"
+
+
 def test_on_a_computer_work_is_the_budget(net, made_up):
     limit = 0.6 * work(LITTLE, largest(LITTLE)).macs
     found = sdk.moofa.search(net, "rpi-4b", {"macs": limit}, pictures(40), effort=QUICK)

@@ -118,6 +118,7 @@ class _Search:
     machines: Machines
     report: Report | None
     lean: Subnet  #: the one that takes the least of the budget
+    over: str  #: the cost that fronts are drawn over
     known: dict[Any, Measured] = field(default_factory=dict)
     begin: float = field(default_factory=time.monotonic)
     fresh: int = 0  #: of the known, those that were measured in this run
@@ -125,10 +126,6 @@ class _Search:
     @property
     def ladder(self) -> Ladder:
         return self.bench.supernet.ladder
-
-    @property
-    def over(self) -> str:
-        return next(iter(self.budget.limits))
 
     def best(self) -> list[Measured]:
         """What was measured within the budget, best first; of equally good ones the one that leaves most of the budget."""
@@ -212,10 +209,15 @@ class _Search:
 
 
 def find(
-    bench: Bench, device: Device, costs: Costs, budget: Budget, effort: Effort, machines: Machines, report: Report | None = None, channels_last: bool = True
-) -> SearchResult:
-    """The best subnet within the budget, by measurement. See `sdk.moofa.search`, which makes what this needs."""
-    search = _Search(bench, costs, budget, effort, machines, report, first_fit(bench.supernet.ladder, costs, budget))
+    bench: Bench, device: Device, costs: Costs, budget: Budget, effort: Effort, machines: Machines, report: Report | None = None,
+    channels_last: bool = True, over: str = "",
+) -> SearchResult:  # fmt: skip
+    """The best subnet within the budget, by measurement. See `sdk.moofa.search`, which makes what this needs.
+
+    over: the cost that fronts are drawn over; by default the first that the budget limits.
+    """
+    over = over or next(iter(budget.limits))
+    search = _Search(bench, costs, budget, effort, machines, report, first_fit(bench.supernet.ladder, costs, budget), over)
     for stage in (search.spread, search.pick, search.front, search.finish):
         stage()
     chosen, plan = search.planned()
@@ -225,5 +227,5 @@ def find(
     quality = Quality(predictor.kendall_tau(expects.left_out, accuracy), predictor.rmse(expects.left_out, accuracy), expects.count)
     return SearchResult(
         search.ladder.name, device.name, budget, chosen, float(told[0]), float(deviation[0]), tuple(search.known.values()), quality,
-        time.monotonic() - search.begin, bench.module(chosen.subnet), plan, channels_last,
+        time.monotonic() - search.begin, bench.module(chosen.subnet), over, plan, channels_last,
     )  # fmt: skip

@@ -72,6 +72,7 @@ class SearchResult:
     quality: Quality
     seconds: float
     module: SubnetModule = field(repr=False)
+    over: str  #: the cost that the front is drawn over
     plan: Plan | None = field(default=None, repr=False)  #: of the whole net with made-up weights; None on a computer
     channels_last: bool = True  #: whether the costs are for pictures [1, R, R, 3]
 
@@ -89,11 +90,6 @@ class SearchResult:
     def cost(self) -> Cost:
         """What the planner computes for it."""
         return self.chosen.cost
-
-    @property
-    def over(self) -> str:
-        """The cost that fronts are drawn over: the first that the budget limits."""
-        return next(iter(self.budget.limits))
 
     @property
     def front(self) -> tuple[Point, ...]:
