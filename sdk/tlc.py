@@ -152,7 +152,7 @@ def _measured(plan: Any, costs: Costs, module: Any, task: Task) -> dict[str, Any
     from sdk.prepare.tlc.nn.costs import timed_s
 
     if costs.device.kind != "mcu":
-        return {"measured_latency_s": timed_s(module, task.dense.module.meta["example"][0][0])} if costs.device.name == "host" else {}
+        return {"measured_latency_s": timed_s(module, costs.example(task.dense.module.meta["example"][0][0]))} if costs.device.name == "host" else {}
     if not plan.fits:
         return {}
     task.tell(f"running on an emulated {costs.device.name}")

@@ -247,7 +247,7 @@ def test_costs_on_this_computer_are_timed(net, data):
     cost, places = costs.whole(net, (1, 1, 8, 8))
     assert "timed on this computer" in costs.basis
     assert 0 < cost.latency_s == pytest.approx(sum(p.latency_s for p in places))
-    assert timed_s(net, (1, 1, 8, 8), 2) > 0
+    assert timed_s(net, torch.zeros(1, 1, 8, 8), 2) > 0
     assert "only ratios mean something" in Costs(None).basis
 
 
@@ -305,3 +305,21 @@ def test_budgets_are_read_from_what_users_write():
     assert budget_of({"latency_ms": 12}).latency_s(1.0) == 0.012
     assert Budget(peak_ram_ratio=0.5).peak_bytes(1001) == 500
     assert Budget(removed=3).latency_s(1.0) is None
+
+
+@pytest.mark.parametrize("name", ["bert", pytest.param("vgg16_bn", marks=pytest.mark.long), pytest.param("swin", marks=pytest.mark.long)])
+def test_networks_of_other_kinds_collapse(name):
+    """Transformers have no batch norm in front of their activations; tokens are numbers of words."""
+    from benchmarks import tlc_nets
+
+    x = tlc_nets.example(name, 60)
+    made = tlc_nets.net(name)
+    with torch.no_grad():
+        y = made(x).argmax(1)
+    options = {"epochs": 0, "score_samples": 20, "refit_samples": 40, "measure": False}
+    found = sdk.tlc.collapse(made, (x, y), {"removed": 2}, **options)
+    assert len(found.removed) == 2
+    assert found.report.after.layers < found.report.before.layers
+    assert found.report.merge_error < 1e-4
+    with torch.no_grad():
+        assert found.model(x).shape == made(x).shape

@@ -107,10 +107,16 @@ class Costs:
         from sdk.planning import plan_model
 
         pictures = len(shape) == 4
-        model = load(module.eval(), example=torch.zeros(shape), name="part", input_layout="nhwc" if pictures else None)
+        model = load(module.eval(), example=self.example(shape), name="part", input_layout="nhwc" if pictures else None)
         if self.device.kind != "mcu":
             return plan_model(self.device, model)
         return plan_model(self.device, model, calibration=self._samples(shape, pictures))
+
+    def example(self, shape: tuple[int, ...]) -> torch.Tensor:
+        """Zeros of a shape, of the type that the whole network takes where the shape is its own."""
+        given = self._calibration
+        whole = given is not None and given.shape[1:] == shape[1:]
+        return torch.zeros(shape, dtype=torch.from_numpy(given[:1]).dtype if given is not None and whole else torch.float32)
 
     def _samples(self, shape: tuple[int, ...], pictures: bool) -> np.ndarray:
         """[n, ...] as the plan takes them, channels last."""
@@ -126,7 +132,7 @@ class Costs:
     def _shared_out(self, base: Plan, module: nn.Module, shape: tuple[int, ...]) -> list[float]:
         """Of every step: timed as a whole, or nominal, and shared out by multiply-accumulates and values written."""
         work = [step.macs + 4 * float(np.prod(step.shape)) for step in base.steps]
-        whole = timed_s(module, shape) if self.timed else sum(work) / NOMINAL_MACS_S
+        whole = timed_s(module, self.example(shape)) if self.timed else sum(work) / NOMINAL_MACS_S
         return [whole * w / max(sum(work), 1e-30) for w in work]
 
 
@@ -143,7 +149,7 @@ def _places(plan: Plan, seconds: list[float]) -> tuple[Place, ...]:
     early = Place("", 0.0, 0)
     for step, spent in zip(plan.steps, seconds, strict=True):
         node = nodes[step.node]
-        origins = [plan.graph[name].origin or "" for name in node.inputs]
+        origins = [plan.graph[name].origin or "" for name in node.inputs if name]
         owner = next((o.removesuffix(".weight") for o in origins if o.endswith(".weight")), step.node) if step.macs else ""
         own = {*node.inputs, *node.outputs}
         outside = sum(p.size_bytes for p in plan.alive(step.index) if p.kind != "scratch" and p.tensor not in own)
@@ -184,9 +190,8 @@ def convolution_graph(segment: Segment) -> Graph:
     return builder.graph([y])
 
 
-def timed_s(module: nn.Module, shape: tuple[int, ...], runs: int = RUNS) -> float:
-    """Seconds of the fastest of some inferences on this computer with one thread."""
-    x = torch.zeros(shape)
+def timed_s(module: nn.Module, x: torch.Tensor, runs: int = RUNS) -> float:
+    """Seconds of the fastest of some inferences of x on this computer with one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
