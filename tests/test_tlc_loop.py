@@ -105,7 +105,7 @@ def test_the_result_is_planned_like_any_module(data, collapsed):
     assert sum(plan.arena_bytes) == collapsed.report.after.arena_bytes
 
 
-def test_the_report_as_table_json_and_page(collapsed):
+def test_the_report_as_table_json_and_page(collapsed, tmp_path):
     report = collapsed.report
     text, plain, page = str(report), json.loads(json.dumps(report.to_dict())), report.to_html()
     assert f"{len(collapsed.removed)} of 5 activations" in text
@@ -116,6 +116,11 @@ def test_the_report_as_table_json_and_page(collapsed):
     assert page.count("stroke=\"var(--bad)\"") == len(collapsed.removed)
     assert "http" not in page.replace("http://www.w3.org", "")
     assert report.to_html() == page
+    folder = report.save(tmp_path / "report")
+    assert json.loads((folder / "report.json").read_text()) == plain
+    assert (folder / "report.html").read_text() == page
+    with pytest.raises(UsageError, match="cannot be written to"):
+        report.save(folder / "report.json")
 
 
 def test_a_run_that_is_killed_goes_on_to_the_same_network(net, data, tmp_path):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from sdk.errors import UsageError
@@ -241,6 +243,17 @@ class Report:
         from sdk.prepare.tlc.report import report_html
 
         return report_html(self)
+
+    def save(self, folder: str | Path) -> Path:
+        """Write `report.json` and `report.html` into a folder, made where it is missing; its path. Raises UsageError where it cannot be written."""
+        path = Path(folder)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            (path / "report.json").write_text(json.dumps(self.to_dict(), indent=1) + "\n", encoding="utf-8")
+            (path / "report.html").write_text(self.to_html(), encoding="utf-8")
+        except OSError as error:
+            raise UsageError(f"the report cannot be written to {path} ({error.strerror}); name a folder that can be") from error
+        return path
 
     def __str__(self) -> str:
         from sdk.prepare.tlc.report import report_text
