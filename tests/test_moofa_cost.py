@@ -214,6 +214,16 @@ def test_more_memory_gives_wider_ladders():
     assert found[0].resolutions == (24, 28, 32) and found[0].final == 6 * found[0].stages[-1]
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("ram_bytes", [20 * 1024, 32 * 1024])
+def test_solved_widths_use_the_memory_they_reserve(ram_bytes):
+    """Mean over peak of the parts' arenas, where flash does not bound the tail: more than 1.4 times that of the halved once-for-all widths."""
+    ladder = widths("stm32f746", 32, like=SMALL_OFA, ram_bytes=ram_bytes, flash_bytes=2**30)
+    solved, given = (np.array(Costs("stm32f746", one, 10).arenas(largest(one))) for one in (ladder, SMALL_OFA))
+    assert solved.max() <= ram_bytes
+    assert solved.mean() / solved.max() > 1.4 * given.mean() / given.max()
+
+
 def test_no_room_is_said_with_the_bytes():
     with pytest.raises(DoesNotFit, match=r"equal-memory for 32 pixels needs [\d,]+ bytes of arena even when narrowest and 4,096 were given"):
         widths("stm32f746", 32, like=SMALL_OFA, ram_bytes=4096)

@@ -143,6 +143,10 @@ class Costs:
             training_bytes=self._head(listed[-1], self.training).with_front(arena) if self.training else 0,
         )
 
+    def arenas(self, subnet: Subnet) -> list[int]:
+        """Arena of the stem, each block and the head, in order: equal for all in a net that wastes none."""
+        return [self.planned.of([part]).arena_bytes for part in parts(self.ladder, subnet, self.classes, self.channels_last)]
+
     def _arena(self, listed: Sequence[Part], pieces: Sequence[Piece]) -> int:
         """The worst piece's arena; pieces with a tensor between them that fits beside neither neighbour count as one."""
         most, start = max(piece.arena_bytes for piece in pieces), 0
