@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
@@ -19,6 +20,15 @@ from tests.moofa_space import MadeUpAccuracy, MadeUpCost, MadeUpCosts, draws
 
 SMALL = replace(MOOFA, name="little", stages=(16, 24), strides=(1, 2, 2), activations=("relu",) * 3, squeeze=(False,) * 3, depths=(1, 2), resolutions=(24, 32))
 QUICK = Evolution(population=8, rounds=3, exchanges=2)
+TINY = replace(SMALL, name="tiny", kernels=(3, 5), expansions=(2, 4), depths=(1, 2), resolutions=(28, 32))
+
+
+@cache
+def every() -> dict[tuple, tuple[Subnet, MadeUpCost]]:
+    """All networks of TINY with their costs, by key."""
+    nets = {net.key(TINY): net for net in draws(TINY, 20_000, 5)}
+    assert len(nets) == 2 * (4 + 16) ** 2
+    return {key: (net, MadeUpCosts(TINY)(net)) for key, net in nets.items()}
 
 
 def predictor(ladder: Ladder, seed: int = 0, count: int = 150) -> Predictor:
@@ -98,16 +108,13 @@ def test_the_same_seed_finds_the_same_and_start_is_kept_only_within_the_budget()
 
 def test_every_subnet_of_a_small_space_is_beaten_or_equalled():
     """All 800 networks are priced and scored: the search finds the best of them under sums and a peak."""
-    ladder = replace(SMALL, name="tiny", kernels=(3, 5), expansions=(2, 4), depths=(1, 2), resolutions=(28, 32))
-    made, costs = predictor(ladder, 4, 60), MadeUpCosts(ladder)
-    every = {n.key(ladder): n for n in draws(ladder, 20_000, 5)}
-    assert len(every) == 2 * (4 + 16) ** 2
-    prices, scores = {k: costs(n) for k, n in every.items()}, dict(zip(every, made.score(list(every.values())), strict=True))
+    made, costs = predictor(TINY, 4, 60), MadeUpCosts(TINY)
+    prices, scores = {k: c for k, (_, c) in every().items()}, dict(zip(every(), made.score([n for n, _ in every().values()]), strict=True))
     for share in (0.3, 0.5, 0.7):
         limits = {name: np.quantile([getattr(p, name) for p in prices.values()], share) for name in ("arena_bytes", "flash_bytes", "macs")}
         budget = Budget(int(limits["arena_bytes"]), int(limits["flash_bytes"]), macs=float(limits["macs"]))
         best = max(scores[k] for k, p in prices.items() if budget.allows(p))
-        assert evolve(ladder, made.score, costs, budget, Evolution())[0].score == pytest.approx(best)
+        assert evolve(TINY, made.score, costs, budget)[0].score == pytest.approx(best)
 
 
 def test_moves_reach_each_slot_depth_and_side_once_and_stay_in_the_space():
@@ -201,16 +208,12 @@ def test_random_search_says_none_where_chance_finds_nothing():
     assert random_search(MOOFA, lambda nets: np.zeros(len(nets)), MadeUpCosts(MOOFA), Budget(arena_bytes=300_000), 500) is None
 
 
-TINY = replace(SMALL, name="tiny", kernels=(3, 5), expansions=(2, 4), depths=(1, 2), resolutions=(28, 32))
-EVERY = {net.key(TINY): MadeUpCosts(TINY)(net) for net in draws(TINY, 8000, 5)}
-
-
 @settings(max_examples=25)
 @given(st.floats(0.5, 1.1), st.floats(0.5, 1.1), st.floats(0.5, 1.1))
 def test_whatever_the_budget_the_answer_is_within_it_or_nothing_is(arena, flash, work):
-    median = {name: np.median([getattr(cost, name) for cost in EVERY.values()]) for name in ("arena_bytes", "flash_bytes", "macs")}
+    median = {name: np.median([getattr(cost, name) for _, cost in every().values()]) for name in ("arena_bytes", "flash_bytes", "macs")}
     budget = Budget(int(arena * median["arena_bytes"]), int(flash * median["flash_bytes"]), macs=float(work * median["macs"]))
-    allowed = {key for key, cost in EVERY.items() if budget.allows(cost)}
+    allowed = {key for key, (_, cost) in every().items() if budget.allows(cost)}
     try:
         found = evolve(TINY, lambda nets: np.arange(len(nets)) * 1.0, MadeUpCosts(TINY), budget, Evolution(population=4, rounds=1, exchanges=1))
     except DoesNotFit:
