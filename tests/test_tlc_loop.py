@@ -328,3 +328,23 @@ def test_networks_of_other_kinds_collapse(name):
     assert found.report.merge_error < 1e-4
     with torch.no_grad():
         assert found.model(x).shape == made(x).shape
+
+
+def test_training_that_diverges_keeps_the_network_of_before(net, data, monkeypatch):
+    from sdk.errors import TrainingDiverged
+    from sdk.prepare.tlc.nn import tune as module
+
+    calls = []
+
+    def diverges(*args):
+        calls.append(args)
+        if len(calls) > 20:
+            raise TrainingDiverged("the loss became nan")
+        return 0.0
+
+    monkeypatch.setattr(module, "_update", diverges)
+    found = sdk.tlc.collapse(net, data, {"removed": 4}, per_round=1, **QUICK)
+    assert found.report.ended == "training diverged"
+    assert len(found.removed) == 1
+    with pytest.raises(TrainingDiverged):
+        sdk.tlc.collapse(net, data, {"removed": 4}, per_round=1, **QUICK)

@@ -192,8 +192,8 @@ class Figures:
         return asdict(self)
 
 
-#: Why a collapse ended.
-ENDS = ("budget met", "drop reached", "nothing left", "rounds used up", "asked to stop")
+#: Why a collapse ended. "budget missed": the parts promised the budget and the plan of the whole network needs more.
+ENDS = ("budget met", "budget missed", "drop reached", "nothing left", "rounds used up", "asked to stop", "training diverged")
 
 
 @dataclass(frozen=True)

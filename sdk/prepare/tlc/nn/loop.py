@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from torch import fx
 
-from sdk.errors import DoesNotFit
+from sdk.errors import DoesNotFit, TrainingDiverged
 from sdk.prepare.tlc.choose import Option, Selection, choose, crossing_set
 from sdk.prepare.tlc.nn.candidates import Candidates
 from sdk.prepare.tlc.nn.evaluate import evaluate, pieces
@@ -67,9 +67,9 @@ class Task:
 
 
 def run(task: Task, standing: Standing) -> Standing:
-    """The collapse from `standing` to its end, one of `records.ENDS`. Ctrl-C ends it with the best network so far.
+    """The collapse from `standing` to its end, one of `records.ENDS`. Ctrl-C, and training that diverges, end it with the best network so far.
 
-    Raises DoesNotFit where no choice of layers meets the budget, before anything is trained.
+    Raises DoesNotFit where no choice of layers meets the budget, before anything is trained; TrainingDiverged in the first round.
     """
     if not standing.rounds and standing.pending is None and task.budget is not None:
         _reachable(task)
@@ -81,6 +81,11 @@ def run(task: Task, standing: Standing) -> Standing:
         return polished(task, latest)
     except KeyboardInterrupt:
         return replace(latest, ended="asked to stop")
+    except TrainingDiverged as error:
+        if not latest.best.removals:
+            raise
+        task.tell(f"{error}; the network of before is kept")
+        return replace(latest, ended="training diverged")
 
 
 def polished(task: Task, standing: Standing) -> Standing:
