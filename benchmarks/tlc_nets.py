@@ -29,6 +29,12 @@ def vgg16_bn(widths: Sequence[int] = VGG16_EIGHTH, classes: int = 10) -> nn.Modu
     return nn.Sequential(nn.Sequential(*layers), nn.Flatten(), *hidden, nn.Linear(before, classes))
 
 
+def mobilenetv2_short(classes: int = 10) -> nn.Module:
+    """[N, 3, 32, 32] -> [N, classes]: MobileNetV2's stem, its first five blocks, and its head; for tests, which have no time for seventeen."""
+    head = nn.Sequential(nn.Conv2d(16, 64, 1, bias=False), nn.BatchNorm2d(64), nn.ReLU6())
+    return nn.Sequential(*small_nets.module("mobilenetv2_035")[:6], head, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, classes))
+
+
 class Attention(nn.Module):
     """x [N, T, C] -> [N, T, C], every token with every other; `bias` adds a learned number for each pair, as windows have."""
 
@@ -133,7 +139,7 @@ class Bert(nn.Module):
 
 NETS: dict[str, Callable[[], nn.Module]] = {
     "resnet18": lambda: small_nets.module("resnet18_quarter"), "mobilenetv2": lambda: small_nets.module("mobilenetv2_035"),
-    "vgg16_bn": vgg16_bn, "swin": Swin, "bert": Bert,
+    "mobilenetv2_short": mobilenetv2_short, "vgg16_bn": vgg16_bn, "swin": Swin, "bert": Bert,
 }  # fmt: skip
 
 

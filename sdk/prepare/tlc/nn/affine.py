@@ -4,7 +4,8 @@
 
 Two convolutions in a row are one of kernel k1 + (k2 - 1) * s1 and stride s1 * s2 (Fu et al., DepthShrinker, ICML 2022; Kim et al., ICML 2023, merge so too).
 That holds to the last bit only where the second pads nothing: its zeros stand for values that the first would not have made zero. `exact` says so.
-On the "meta" device the same functions give shapes without computing anything.
+On the "meta" device the same functions give shapes without computing anything; they ask torch for nothing but empty tensors there, because its
+arithmetic on that device loads a compiler first.
 """
 
 from __future__ import annotations
@@ -76,27 +77,35 @@ def then(first: Affine, second: Affine) -> Affine:
     if first.blank:
         return replace(second, padding=before.padding, exact=before.exact and second.exact)
     groups = math.gcd(first.groups, second.groups)
-    left, right = regrouped(first.weight, first.groups, groups), regrouped(second.weight, second.groups, groups)
     kernel = tuple((k2 - 1) * s + k1 for k1, k2, s in zip(first.kernel, second.kernel, first.stride, strict=True))
-    weight = _composed(left, right, first.stride, groups, kernel)
-    passed = second.weight.flatten(2).sum(2)  # [O, C / groups of second]: what a constant becomes
-    constants = first.bias.view(second.groups, -1, 1)
-    bias = second.bias + (passed.view(second.groups, -1, passed.shape[1]) @ constants).flatten()
+    weight = _composed(first, second, groups, kernel)
     stride = tuple(a * b for a, b in zip(first.stride, second.stride, strict=True))
-    return Affine(weight, bias, stride, before.padding, groups, exact=before.exact and second.exact)
+    return Affine(weight, _constants(first, second), stride, before.padding, groups, exact=before.exact and second.exact)
 
 
-def _composed(left: Tensor, right: Tensor, stride: tuple[int, ...], groups: int, kernel: tuple[int, ...]) -> Tensor:
-    """weight [O, I / groups, *kernel] of right [O, C / groups, *k2] after left [C, I / groups, *k1].
+def _constants(first: Affine, second: Affine) -> Tensor:
+    """[O]: what `second` makes of the bias of `first`, and its own."""
+    if second.bias.is_meta:
+        return second.bias
+    passed = second.weight.flatten(2).sum(2)  # [O, C / groups of second]
+    made = passed.view(second.groups, -1, passed.shape[1]) @ first.bias.view(second.groups, -1, 1)
+    return second.bias + made.flatten()
 
-    Each pixel of `right` lays a copy of `left`, `stride` apart: a transposed convolution of `right` by `left`, group by group.
+
+def _composed(first: Affine, second: Affine, groups: int, kernel: tuple[int, ...]) -> Tensor:
+    """weight [O, I / groups, *kernel] of both in a row.
+
+    Each pixel of the second kernel lays a copy of the first, its stride apart: a transposed convolution of the second by the first. It runs
+    group by group of the second where the first has no finer ones (a depthwise one after a dense one need not be made dense).
     """
-    if left.device.type == "meta":
-        return torch.empty(right.shape[0], left.shape[1], *kernel, dtype=left.dtype, device="meta")
-    transposed = F.conv_transpose2d if len(stride) == 2 else F.conv_transpose1d
-    columns = right.view(groups, -1, *right.shape[1:]).transpose(0, 1).flatten(1, 2)  # [O / groups, groups * C / groups, *k2]
-    weight = transposed(columns, left, stride=stride, groups=groups)  # [O / groups, groups * I / groups, *kernel]
-    return weight.view(weight.shape[0], groups, -1, *kernel).transpose(0, 1).flatten(0, 1)
+    if first.weight.is_meta:
+        return torch.empty(len(second.weight), first.inputs // groups, *kernel, dtype=first.weight.dtype, device="meta")
+    parts = second.groups if groups == first.groups else groups
+    left, right = regrouped(first.weight, first.groups, groups), regrouped(second.weight, second.groups, parts)
+    transposed = F.conv_transpose2d if len(kernel) == 2 else F.conv_transpose1d
+    columns = right.view(parts, -1, *right.shape[1:]).transpose(0, 1).flatten(1, 2)  # [O / parts, C, *k2]
+    weight = transposed(columns, left, stride=first.stride, groups=parts)  # [O / parts, parts * I / groups, *kernel]
+    return weight.view(len(weight), parts, -1, *kernel).transpose(0, 1).flatten(0, 1)
 
 
 def regrouped(weight: Tensor, groups: int, fewer: int) -> Tensor:
@@ -105,7 +114,7 @@ def regrouped(weight: Tensor, groups: int, fewer: int) -> Tensor:
         return weight
     outputs, inputs = weight.shape[:2]
     inside = groups // fewer
-    if weight.device.type == "meta":
+    if weight.is_meta:
         return torch.empty(outputs, inputs * inside, *weight.shape[2:], dtype=weight.dtype, device="meta")
     blocks = weight.view(fewer, inside, outputs // groups, 1, *weight.shape[1:])
     place = torch.eye(inside, dtype=weight.dtype, device=weight.device).view(1, inside, 1, inside, *[1] * (weight.ndim - 1))
@@ -121,14 +130,18 @@ def both(main: Affine, side: Affine) -> Affine | None:
     if min(shifts) < 0 or min(rests) < 0:
         swapped = max(shifts) <= 0 and max(rests) <= 0 and any((*shifts, *rests))
         return both(side, main) if swapped else None
-    groups = math.gcd(main.groups, side.groups)
+    groups, exact = math.gcd(main.groups, side.groups), main.exact and side.exact
+    if main.weight.is_meta:
+        return Affine(regrouped(main.weight, main.groups, groups), main.bias, main.stride, main.padding, groups, exact=exact)
     ring = [amount for pair in zip(reversed(shifts), reversed(rests), strict=True) for amount in pair]
     weight = regrouped(main.weight, main.groups, groups) + F.pad(regrouped(side.weight, side.groups, groups), ring)
-    return Affine(weight, main.bias + side.bias, main.stride, main.padding, groups, exact=main.exact and side.exact)
+    return Affine(weight, main.bias + side.bias, main.stride, main.padding, groups, exact=exact)
 
 
 def scaled(first: Affine, scale: Tensor, shift: Tensor) -> Affine:
     """`first`, then y * scale + shift channel by channel; scale, shift [O]."""
+    if first.weight.is_meta:
+        return replace(first, blank=False)
     factor = scale.view(-1, *[1] * (first.weight.ndim - 1))
     return replace(first, weight=first.weight * factor, bias=first.bias * scale + shift, blank=False)
 

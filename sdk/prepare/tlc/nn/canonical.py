@@ -135,6 +135,8 @@ def reshape(made: fx.GraphModule) -> None:
     real = next(iter(kinds)) if len(kinds) == 1 else torch.float32
     inputs = [torch.zeros(shape, dtype=real if dtype.is_floating_point else dtype) for shape, dtype in made.meta["example"]]
     modes = {layer: layer.training for layer in made.modules()}
+    for node in made.graph.nodes:
+        node.meta = {}  # where a call stood in the source is copied with every copy of the network, and nobody asks
     with torch.no_grad():
         ShapeProp(made.eval()).propagate(*inputs)
     for layer, mode in modes.items():

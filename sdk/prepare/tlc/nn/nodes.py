@@ -55,9 +55,12 @@ class ChannelAffine(nn.Module):
 
 def module_of(module: fx.GraphModule, node: object) -> nn.Module | None:
     """The module that `node` calls, None for any other kind of node."""
-    if isinstance(node, fx.Node) and node.op == "call_module":
-        return module.get_submodule(str(node.target))
-    return None
+    if not isinstance(node, fx.Node) or node.op != "call_module":
+        return None
+    layer: nn.Module | None = module
+    for name in str(node.target).split("."):  # get_submodule asks each part twice, and a search asks for each layer a hundred times
+        layer = None if layer is None else layer._modules[name]
+    return layer
 
 
 def shape_of(node: fx.Node) -> tuple[int, ...] | None:

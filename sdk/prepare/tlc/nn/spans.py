@@ -139,6 +139,8 @@ def step(module: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Affine], d
 def _normed(layer: nn.Module, first: Affine, shape: tuple[int, ...], device: str) -> Affine | None:
     if not isinstance(layer.running_mean, Tensor) or len(shape) != len(first.kernel) + (1 if len(shape) == 2 else 2):
         return None  # statistics of each batch are no constants; [N, C, L] of a linear layer is normalised over the wrong axis
+    if device == "meta":
+        return affine.scaled(first, first.bias, first.bias)
     scale, shift = norm_scale(layer)
     return affine.scaled(first, scale.to(device), shift.to(device))
 
