@@ -25,9 +25,9 @@ SMALL = (SMALL_OFA, SMALL_MOOFA)
 
 
 @cache
-def costs(device: str, name: str) -> Costs:
+def costs(device: str, name: str, channels_last: bool = False) -> Costs:
     """One for all tests: blocks are planned once."""
-    return Costs(device, LADDERS[name], 10)
+    return Costs(device, LADDERS[name], 10, channels_last)
 
 
 def planned(plan) -> tuple[int, ...]:
@@ -158,7 +158,7 @@ def test_training_that_was_not_asked_for_and_layers_that_cannot_learn():
 # ---- against a real net --------------------------------------------------------------------------------------------
 
 
-def real_plan(ladder, subnet: Subnet, seed: int):
+def real_plan(ladder, subnet: Subnet, seed: int, channels_last: bool):
     """The plan of the torch subnet: extracted, batch norms estimated, loaded, quantised on the same pictures."""
     torch = pytest.importorskip("torch")
     import sdk
@@ -168,18 +168,19 @@ def real_plan(ladder, subnet: Subnet, seed: int):
     torch.set_num_threads(1)
     pictures = np.random.default_rng(seed).random((16, 3, subnet.resolution, subnet.resolution), np.float32)
     net = reestimate(Supernet(ladder, 10, seed).extract(subnet), [torch.from_numpy(pictures)])
-    return sdk.plan("stm32f746", sdk.load(net, torch.from_numpy(pictures[:1])), calibration=pictures)
+    model = sdk.load(net, torch.from_numpy(pictures[:1]), input_layout="nhwc" if channels_last else None)
+    return sdk.plan("stm32f746", model, calibration=pictures.transpose(0, 2, 3, 1) if channels_last else pictures)
 
 
-def same_as_real(ladder, subnet: Subnet, seed: int) -> None:
-    plan, cost = real_plan(ladder, subnet, seed), costs("stm32f746", ladder.name)(subnet)
-    made = make_plan("stm32f746", subnet_graph(ladder, subnet, 10), mends=False)
+def same_as_real(ladder, subnet: Subnet, seed: int, channels_last: bool) -> None:
+    plan, cost = real_plan(ladder, subnet, seed, channels_last), costs("stm32f746", ladder.name, channels_last)(subnet)
+    made = make_plan("stm32f746", subnet_graph(ladder, subnet, 10, channels_last), mends=False)
     assert [(s.op, s.shape, s.function) for s in plan.steps] == [(s.op, s.shape, s.function) for s in made.steps]
     assert planned(plan) == planned(made) == figures(cost)
 
 
 def test_a_loaded_subnet_needs_what_was_told():
-    same_as_real(SMALL_MOOFA, Subnet((3, 5, 7) * 4, (2, 3, 4) * 4, (1, 2, 1, 1), 24), 0)
+    same_as_real(SMALL_MOOFA, Subnet((3, 5, 7) * 4, (2, 3, 4) * 4, (1, 2, 1, 1), 24), 0, channels_last=True)
 
 
 @pytest.mark.long
@@ -187,7 +188,7 @@ def test_a_loaded_subnet_needs_what_was_told():
 def test_ten_loaded_subnets_need_what_was_told(ladder):
     random = Random(7)
     for seed in range(10):
-        same_as_real(ladder, sample(ladder, random), seed)
+        same_as_real(ladder, sample(ladder, random), seed, channels_last=seed % 2 == 1)
 
 
 # ---- widths --------------------------------------------------------------------------------------------------------
