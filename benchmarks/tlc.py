@@ -47,7 +47,7 @@ class Case:
 
 TRAINING = {"epochs": 1, "batch": 128, "rate": 0.04, "score_samples": 192, "refit_samples": 256}
 CASES = {
-    "mobilenetv2_035/10": Case("mobilenetv2_035", {"removed": 10}, {**TRAINING, "epochs": 0, "per_round": 10}),
+    "mobilenetv2_035/10": Case("mobilenetv2_035", {"removed": 10}, {**TRAINING, "per_round": 10}),
     "resnet18_quarter/6": Case("resnet18_quarter", {"removed": 6, "latency_ratio": 0.93}, {**TRAINING, "per_round": 3}),
     "mobilenetv2_035/budget": Case("mobilenetv2_035", {"latency_ratio": 0.75, "peak_ram_ratio": 0.8}, {**TRAINING, "per_round": 6, "final_epochs": 1}),
     "resnet18_quarter/8 or random": Case("resnet18_quarter", {"removed": 8}, {**TRAINING, "epochs": 0, "per_round": 8}, random=True),
@@ -125,13 +125,17 @@ def _figures(found: Any, net: Any, quick: bool) -> dict[str, float]:
 
 
 def latency_ratio(small: Any, net: Any, rounds: int = 15) -> float:
-    """Of the fastest inference of each, one picture on one thread, run in turns so that what disturbs one disturbs both."""
+    """Of the fastest inference of each, one picture on one thread, run in turns so that what disturbs one disturbs both.
+
+    The dense net has its batch norms folded too, as every engine has them."""
     import torch
 
-    from sdk.prepare.tlc.nn.costs import timed_s
+    from sdk.prepare.tlc.nn.costs import folded, timed_s
+    from sdk.prepare.tlc.nn.trace import canonical
 
     x = torch.zeros(small_nets.INPUT_SHAPE)
-    times = [(timed_s(small, x, 3), timed_s(net, x, 3)) for _ in range(rounds)]
+    dense = folded(canonical(net, x))
+    times = [(timed_s(small, x, 3), timed_s(dense, x, 3)) for _ in range(rounds)]
     return min(t for t, _ in times) / min(t for _, t in times)
 
 

@@ -158,10 +158,10 @@ def _ended(task: Task, costs: Costs, ended: str, after: Figures) -> str:
 def _measured(plan: Any, costs: Costs, module: Any, task: Task) -> dict[str, Any]:
     """Instructions and arena on the emulated board, or seconds on this computer; nothing where the plan does not fit or a tool is missing."""
     from sdk.artifact import compile_plan
-    from sdk.prepare.tlc.nn.costs import timed_s
+    from sdk.prepare.tlc.nn.costs import folded, timed_s
 
     if costs.device.kind != "mcu":
-        return {"measured_latency_s": timed_s(module, costs.example(task.dense.module.meta["example"][0][0]))} if costs.device.name == "host" else {}
+        return {"measured_latency_s": timed_s(folded(module), costs.example(task.dense.module.meta["example"][0][0]))} if costs.device.name == "host" else {}
     if not plan.fits:
         return {}
     task.tell(f"running on an emulated {costs.device.name}")

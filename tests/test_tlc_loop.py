@@ -18,7 +18,7 @@ from sdk.prepare.tlc.nn.candidates import candidates, sites_behind  # noqa: E402
 from sdk.prepare.tlc.nn.costs import Costs, timed_s  # noqa: E402
 from sdk.prepare.tlc.nn.evaluate import distilled_loss, evaluate  # noqa: E402
 from sdk.prepare.tlc.nn.samples import samples_of  # noqa: E402
-from sdk.prepare.tlc.nn.score import Importance  # noqa: E402
+from sdk.prepare.tlc.nn.score import Importance, affine  # noqa: E402
 from sdk.prepare.tlc.nn.statistics import agreement, measure  # noqa: E402
 from sdk.prepare.tlc.nn.trace import canonical, linear_ops, sites  # noqa: E402
 from sdk.prepare.tlc.nn.tune import rate, tune  # noqa: E402
@@ -195,7 +195,7 @@ def test_lines_are_least_squares_and_the_network_is_not_touched(net, data):
     found = sites(module)
     x = torch.from_numpy(data[0][:100])
     before = copy.deepcopy(module.state_dict())
-    importance = Importance(module, found, x, torch.from_numpy(data[1][:100]), "line", "gap")
+    importance = Importance(module, found, x, torch.from_numpy(data[1][:100]), "line", "divergence")
     site = found[1]
     seen = []
     handle = module.get_submodule(site.name).register_forward_hook(lambda m, i, o: seen.append((i[0], o)))
@@ -210,6 +210,12 @@ def test_lines_are_least_squares_and_the_network_is_not_touched(net, data):
     assert moments.above == pytest.approx((a > 0).mean(1))
     assert importance((site.name,)) == importance((site.name,))
     assert importance(()) == 0.0
+    assert 0 < importance((site.name,)) < importance([s.name for s in found])
+    with torch.no_grad():
+        replaced = copy.deepcopy(module).eval()
+        replaced.set_submodule(site.name, affine(importance.replacements[site.name], 1, x))
+        moved = torch.nn.functional.log_softmax(replaced(x), 1), torch.nn.functional.log_softmax(module(x), 1)
+        assert importance((site.name,)) == pytest.approx(float((moved[1].exp() * (moved[1] - moved[0])).sum(1).mean()), rel=1e-4)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 

@@ -23,7 +23,7 @@ MOST_STATES = 4000
 class Option:
     """One way to have the stretch of positions [first, last): what it removes, what that is expected to cost, what it takes on the device.
 
-    `loss`: expected rise of the loss, 0 for the stretch as it is. `peak_bytes` of activations while the stretch runs. `merged`: the key of the
+    `loss`: what it is expected to cost in accuracy, in any one unit, 0 for the stretch as it is. `peak_bytes` of activations while the stretch runs. `merged`: the key of the
     merge by which its linear operations become one, "" where they stay.
     """
 

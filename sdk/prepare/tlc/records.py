@@ -12,7 +12,7 @@ from sdk.errors import UsageError
 from sdk.planner.training.spec import size_bytes
 
 CHOICES = ("dynamic", "greedy", "random")
-IMPORTANCES = ("gap", "energy", "entropy")
+IMPORTANCES = ("auto", "divergence", "gap", "energy", "entropy")
 RULES = ("line", "on_off", "identity")
 
 
@@ -80,20 +80,22 @@ class Settings:
     """How layers are chosen, replaced and the network trained between removals.
 
     choice: "dynamic" (least loss for the budget, by cost on the device), "greedy" (the paper's crossing set, whatever it costs), "random".
-    importance: "gap" (measured rise of the loss), "energy" or "entropy" (from the normal distribution alone, without running the network).
+    importance: "divergence" (how far the answers move: KL from those of before, which some hundred samples tell well), "gap" (rise of the loss,
+    the paper's, which is noise on so few), "energy" or "entropy" (from the normal distribution alone, without running the network), "auto": gap
+    for the greedy choice, whose rule needs its sign, else divergence.
     rule: what an activation becomes, channel by channel. "line": the straight line of least mean square error, a constant where that explains
     next to nothing; "on_off": identity or zero by the sign of beta, the paper's; "identity": for all channels.
     per_round: activations removed between trainings. step: how much of the dense latency a round may save at most, where no budget says how far.
     epochs: of each round; final_epochs: once more at the end. rate, momentum, decay, batch: SGD, the rate falling to 0 over each round by a
     cosine (the paper trains 160 epochs a round at steps of 0.1; on a computer at the edge nobody can wait for that).
     distill: weight of the dense network's answers in the loss, 0 for labels only; temperature: of both. refit: least squares for the layers
-    behind each removed activation, on refit_samples. score_samples: training samples that gaps are measured on.
+    behind each removed activation, on refit_samples. score_samples: training samples that importance is measured on.
     held_out: share of the data that judges and is never trained on. max_rounds, seed.
     Raises UsageError for a value that is not possible.
     """
 
     choice: str = "dynamic"
-    importance: str = "gap"
+    importance: str = "auto"
     rule: str = "line"
     per_round: int = 2
     step: float = 0.08
@@ -112,6 +114,11 @@ class Settings:
     max_rounds: int = 40
     max_kernel: int = 7
     seed: int = 0
+
+    @property
+    def measure(self) -> str:
+        """The importance that "auto" stands for."""
+        return self.importance if self.importance != "auto" else "gap" if self.choice == "greedy" else "divergence"
 
     def __post_init__(self) -> None:
         for name, known in (("choice", CHOICES), ("importance", IMPORTANCES), ("rule", RULES)):

@@ -6,13 +6,14 @@ calibrated on hardly change what a layer costs, so random ones do for parts; the
 
 from __future__ import annotations
 
+import copy
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import fx, nn
 
 from sdk.prepare.tlc.nn.statistics import judging
 from targets.device import Device, load_device
@@ -132,7 +133,7 @@ class Costs:
     def _shared_out(self, base: Plan, module: nn.Module, shape: tuple[int, ...]) -> list[float]:
         """Of every step: timed as a whole, or nominal, and shared out by multiply-accumulates and values written."""
         work = [step.macs + 4 * float(np.prod(step.shape)) for step in base.steps]
-        whole = timed_s(module, self.example(shape)) if self.timed else sum(work) / NOMINAL_MACS_S
+        whole = timed_s(folded(module), self.example(shape)) if self.timed else sum(work) / NOMINAL_MACS_S
         return [whole * w / max(sum(work), 1e-30) for w in work]
 
 
@@ -188,6 +189,18 @@ def convolution_graph(segment: Segment) -> Graph:
         padding=((rows, rows), (columns, columns)),
     )  # fmt: skip
     return builder.graph([y])
+
+
+def folded(module: nn.Module) -> nn.Module:
+    """A copy with its batch norms in the layers before them, as every engine has them: without that a dense network would look slow."""
+    from sdk.prepare.tlc.nn.fold import fold
+
+    if not isinstance(module, fx.GraphModule):
+        return module
+    made = copy.deepcopy(module).eval()
+    fold(made)
+    made.recompile()
+    return made
 
 
 def timed_s(module: nn.Module, x: torch.Tensor, runs: int = RUNS) -> float:

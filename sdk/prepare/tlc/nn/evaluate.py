@@ -65,6 +65,12 @@ def distilled_loss(logits: Tensor, labels: Tensor, teacher: Tensor | None, weigh
     return (1 - weight) * hard + weight * temperature**2 * soft
 
 
+def divergence(wanted: Tensor, found: Tensor) -> float:
+    """Mean KL divergence in nats of two networks' logits [N, classes] on the same samples: 0 for equal answers."""
+    kind = {"reduction": "batchmean", "log_target": True}
+    return float(F.kl_div(F.log_softmax(found.double(), 1), F.log_softmax(wanted.double(), 1), **kind))  # type: ignore[arg-type]
+
+
 def answers(net: nn.Module, x: Tensor) -> Tensor:
     """Logits [N, classes] of all samples, in evaluation mode: a teacher that does not change need not be asked twice."""
     with judging(net):

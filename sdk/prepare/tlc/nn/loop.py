@@ -156,7 +156,7 @@ def _begin(task: Task, standing: Standing) -> Standing:
     if not left:
         return replace(standing, ended="nothing left")
     x, y = task.samples.first(task.settings.score_samples)
-    importance = Importance(module, left, x, y, task.settings.rule, task.settings.importance)
+    importance = Importance(module, left, x, y, task.settings.rule, task.settings.measure)
     names = pick(task, standing, importance, [site.name for site in left])
     if not names:
         return replace(standing, ended="nothing left")

@@ -1,4 +1,4 @@
-"""How much each removal would hurt: the measured rise of the loss, or the criterion alone."""
+"""How much each removal would hurt: how far the answers move, the measured rise of the loss, or the criterion alone."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from sdk.prepare.tlc.criterion import SCORES
-from sdk.prepare.tlc.nn.evaluate import evaluate, pieces
+from sdk.prepare.tlc.nn.evaluate import answers, divergence, evaluate, pieces
 from sdk.prepare.tlc.nn.nodes import ChannelAffine
 from sdk.prepare.tlc.nn.statistics import Moments, criterion, measure
 
@@ -42,9 +42,9 @@ def replacement(module: fx.GraphModule, site: Site, moments: Moments, rule: str)
 
 
 class Importance:
-    """Expected rise of the loss of a network, by sets of its activations; every set is measured once.
+    """What removing sets of a network's activations is expected to cost; every set is measured once.
 
-    x [N, ...], y [N]: samples to measure on. kind: "gap", "energy" or "entropy".
+    x [N, ...], y [N]: samples to measure on. kind: "divergence", "gap", "energy" or "entropy": see `sdk.prepare.tlc.records.Settings`.
     """
 
     def __init__(self, module: fx.GraphModule, sites: Sequence[Site], x: Tensor, y: Tensor, rule: str, kind: str) -> None:
@@ -54,6 +54,7 @@ class Importance:
         self.moments = measure(module, sites, (x[rows] for rows in pieces(len(x))))
         self.replacements = {site.name: replacement(module, site, self.moments[site.name], rule) for site in sites}
         self._base = evaluate(self._trial, x, y).loss if kind == "gap" else 0.0
+        self._answers = answers(self._trial, x) if kind == "divergence" else None
         self._known: dict[frozenset[str], float] = {}
 
     def __call__(self, names: Iterable[str]) -> float:
@@ -62,15 +63,17 @@ class Importance:
         if not left:
             return 0.0
         if left not in self._known:
-            self._known[left] = self._gap(left) if self._kind == "gap" else self._from_criterion(left)
+            self._known[left] = self._from_criterion(left) if self._kind in SCORES else self._measured(left)
         return self._known[left]
 
-    def _gap(self, names: frozenset[str]) -> float:
-        """The rise of the loss with the activations replaced for the moment; the network itself is not touched."""
+    def _measured(self, names: frozenset[str]) -> float:
+        """With the activations replaced for the moment; the network itself is not touched."""
         before = {name: self._trial.get_submodule(name) for name in names}
         try:
             for name in names:
                 self._trial.set_submodule(name, affine(self.replacements[name], self._sites[name].channel_dim, self._x))
+            if self._answers is not None:
+                return divergence(self._answers, answers(self._trial, self._x))
             return evaluate(self._trial, self._x, self._y).loss - self._base
         finally:
             for name, layer in before.items():
