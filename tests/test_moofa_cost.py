@@ -20,6 +20,7 @@ from sdk.prepare.moofa.ladders import LADDERS, MOOFA, OFA, SMALL_DEVICE, SMALL_F
 from sdk.prepare.moofa.space import Subnet, blocks, largest, sample, smallest
 from sdk.prepare.moofa.training_cost import step_plan
 from sdk.prepare.moofa.widths import _widest, widths
+from targets.device import device_names, load_device
 
 SMALL = (SMALL_OFA, SMALL_MOOFA)
 
@@ -124,6 +125,13 @@ def test_parts_cost_what_whole_nets_cost(device, ladder):
         assert cost.arena_bytes == arena or cost.arena_bytes == plan.lower_bound_bytes
         missed += cost.arena_bytes != arena
     assert missed <= 2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("device", [name for name in device_names() if load_device(name).kind == "mcu"])
+def test_parts_cost_what_the_whole_net_costs_on_every_board(device):
+    one, subnet = Costs(device, SMALL_MOOFA, 10, channels_last=True), sample(SMALL_MOOFA, Random(12))
+    assert figures(one(subnet)) == planned(one.plan(subnet))
 
 
 @pytest.mark.long

@@ -112,7 +112,7 @@ class Costs:
     channels_last: the picture comes as [1, R, R, 3], as a camera gives it, and needs no transpose.
     pieces: those planned before, for another ladder on the same device.
     training: how the classifier is to learn on the device; `training_bytes` is then told too, for frozen layers that run as they do without
-    learning. (The plan of the step may need less: it runs them in stripes where that saves arena.)
+    learning. (The plan of the step has the last word: it runs them in stripes where that saves arena, and the label may displace some bytes.)
     Raises UsageError for a device whose memory is not planned: a computer; and for training of more than the classifier.
 
         Costs("stm32f746", MOOFA, 1000)(smallest(MOOFA)).arena_bytes
