@@ -85,15 +85,34 @@ def test_what_was_not_measured_is_less_sure():
     assert (made.predict(nets)[1] < seen.mean()).all(), "what was measured is surest"
 
 
-def test_picks_spread_instead_of_crowding_and_measuring_them_teaches_more_than_chance():
-    accuracy, pool, others = MadeUpAccuracy(MOOFA, noise=0.002), draws(MOOFA, 800, 10), draws(MOOFA, 400, 11)
-    first = draws(MOOFA, 40, 12)
-    made = fit(MOOFA, first, accuracy.many(first), penalty=1.0)
-    picked = made.pick(pool, 40, optimism=1e6)
-    assert len({net.key(MOOFA) for net in picked}) == 40
+def test_picks_spread_instead_of_crowding():
+    nets = [net for net in draws(MOOFA, 200, 10) if net.resolution == 128]
+    made = fit(MOOFA, nets, MadeUpAccuracy(MOOFA, noise=0.002).many(nets))
+    alike = draws(MOOFA, 1, 11)[0]
+    crowd, others = ([Subnet((k, *alike.kernels[1:]), alike.expansions, alike.depths, side) for k in (3, 5, 7)] for side in (224, 160))
+    surest, *crowd = sorted(crowd, key=lambda net: made.predict([net])[1][0])
+    lonely = others[(3, 5, 7).index(surest.kernels[0])]
+    assert made.predict([lonely])[1][0] < made.predict(crowd)[1].min(), "each of the crowd is less sure by itself"
+    assert lonely in made.pick([*crowd, lonely], 2, optimism=1e6)
+    assert len({net.key(MOOFA) for net in made.pick([*crowd, lonely], 3)}) == 3
+
+
+def test_measuring_what_is_picked_teaches_more_than_chance():
+    accuracy, pool, others, first = MadeUpAccuracy(MOOFA, noise=0.002), draws(MOOFA, 800, 10), draws(MOOFA, 400, 11), draws(MOOFA, 40, 12)
+    picked = fit(MOOFA, first, accuracy.many(first), penalty=1.0).pick(pool, 40, optimism=1e6)
     after = {name: fit(MOOFA, first + more, accuracy.many(first + more), penalty=1.0) for name, more in (("picked", picked), ("chance", pool[:40]))}
     deviation = {name: p.predict(others)[1].mean() / p.noise for name, p in after.items()}
     assert deviation["picked"] < deviation["chance"]
+
+
+def test_the_noise_of_measurements_is_told():
+    random = np.random.default_rng(0)
+    weights = random.normal(0, 0.02, width(OFA))
+    told = []
+    for seed in range(5):
+        nets = draws(OFA, 160, seed)
+        told.append(fit(OFA, nets, 0.7 + features(OFA, nets) @ weights + random.normal(0, 0.01, 160)).noise)
+    assert np.mean(told) == pytest.approx(0.01, rel=0.15)
 
 
 def test_without_optimism_the_best_by_prediction_are_picked():

@@ -14,7 +14,7 @@ from sdk.errors import DoesNotFit, UsageError
 from sdk.prepare.moofa.budget import Budget, as_budget, first_fit, leanest, smallest_budget
 from sdk.prepare.moofa.ladders import MOOFA, OFA
 from sdk.prepare.moofa.predictor import Predictor, fit
-from sdk.prepare.moofa.search import Evolution, crossover, evolve, moves, mutant, random_search
+from sdk.prepare.moofa.search import Evolution, _Hunt, crossover, evolve, moves, mutant, random_search
 from sdk.prepare.moofa.space import Ladder, Subnet, check, largest, smallest
 from tests.moofa_space import MadeUpAccuracy, MadeUpCost, MadeUpCosts, draws
 
@@ -115,6 +115,27 @@ def test_every_subnet_of_a_small_space_is_beaten_or_equalled():
         budget = Budget(int(limits["arena_bytes"]), int(limits["flash_bytes"]), macs=float(limits["macs"]))
         best = max(scores[k] for k, p in prices.items() if budget.allows(p))
         assert evolve(TINY, made.score, costs, budget)[0].score == pytest.approx(best)
+
+
+def test_where_no_move_leads_up_one_out_of_the_budget_and_back_does():
+    made, costs = predictor(TINY, 4, 60), MadeUpCosts(TINY)
+    work = [cost.macs for _, cost in every().values()]
+    best = {}
+    for share in np.linspace(0.2, 0.8, 7):
+        budget = Budget(macs=float(np.quantile(work, share)))
+        for exchanges in (0, 12):
+            found = evolve(TINY, made.score, costs, budget, Evolution(population=2, rounds=0, exchanges=exchanges))
+            best[share, exchanges] = found[0].score
+    gains = [best[share, 12] - best[share, 0] for share in np.linspace(0.2, 0.8, 7)]
+    assert min(gains) >= 0 and max(gains) > 0
+
+
+def test_every_side_of_the_picture_has_parents():
+    hunt = _Hunt(MOOFA, lambda nets: np.array([net.resolution for net in nets]) * 1.0, MadeUpCosts(MOOFA), Budget(macs=1e12), Evolution())
+    nets = draws(MOOFA, 200, 7)
+    assert all(hunt.fits(net) for net in nets)
+    parents = hunt.parents(hunt.judge(nets))
+    assert {f.subnet.resolution for f in parents} == {128, 160, 192, 224} and len(parents) == 8
 
 
 def test_moves_reach_each_slot_depth_and_side_once_and_stay_in_the_space():
