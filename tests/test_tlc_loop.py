@@ -185,9 +185,27 @@ def test_a_merge_that_costs_more_is_refused():
     assert any("0 to 2" in reason and "ms" in reason for reason in found.refused)
     assert not any(key.startswith("0+2") for key in merged)
     assert any(key.endswith("4.expand+4.depthwise+4.project+add") for key in merged)
-    assert found.standing(()).latency_s == pytest.approx(found.cost.latency_s)
-    best = found.standing(site.name for site in sites(module))
+    assert found.standing({}).latency_s == pytest.approx(found.cost.latency_s)
+    best = found.standing({site.name: site.channels for site in sites(module)})
     assert best.latency_s < found.cost.latency_s
+    narrow = {option.keep: option for option in found.options if option.removes == ("1",) and option.keep}
+    assert set(narrow) == {12, 8}
+    assert narrow[8].latency_s < narrow[12].latency_s < sum(o.latency_s for o in found.options[:2])
+    assert found.standing({"1": 8}).latency_s < found.standing({"1": 12}).latency_s < found.standing({"1": 16}).latency_s
+
+
+def test_layers_without_an_activation_between_get_narrower(data):
+    """Two convolutions in a row are made narrower where that is what the budget needs; channels really leave the weights."""
+    torch.manual_seed(0)
+    stem = [nn.Conv2d(1, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), nn.Conv2d(16, 16, 3, padding=1), nn.BatchNorm2d(16), nn.ReLU()]
+    made = nn.Sequential(*stem, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 10))
+    tune(made, samples_of(data, 0.1, 0), None, Settings(rate=0.2, batch=64), 1, 1, lambda _: None)
+    found = sdk.tlc.collapse(made, data, {"latency_ratio": 0.65}, **{**QUICK, "epochs": 0, "max_kernel": 3})
+    assert found.report.ended == "budget met"
+    assert found.removed == ("2",)
+    layers = [layer for layer in found.model.modules() if isinstance(layer, nn.Conv2d)]
+    assert [(layer.in_channels, layer.out_channels) for layer in layers] == [(1, 8), (8, 16)]
+    assert found.report.merge_error < 1e-4
 
 
 def test_lines_are_least_squares_and_the_network_is_not_touched(net, data):

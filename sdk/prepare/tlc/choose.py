@@ -23,8 +23,9 @@ MOST_STATES = 4000
 class Option:
     """One way to have the stretch of positions [first, last): what it removes, what that is expected to cost, what it takes on the device.
 
-    `loss`: what it is expected to cost in accuracy, in any one unit, 0 for the stretch as it is. `peak_bytes` of activations while the stretch runs. `merged`: the key of the
-    merge by which its linear operations become one, "" where they stay.
+    `loss`: what it is expected to cost in accuracy, in any one unit, 0 for the stretch as it is. `peak_bytes` of activations while the stretch
+    runs. `merged`: the key of the merge by which its linear operations become one, "" where they stay. `keep`: where it is not 0, only so many
+    channels pass what is removed, and the layers on both sides get narrower.
     """
 
     first: int
@@ -34,6 +35,7 @@ class Option:
     loss: float = 0.0
     removes: tuple[str, ...] = ()
     merged: str = ""
+    keep: int = 0
 
     def __post_init__(self) -> None:
         if not 0 <= self.first < self.last:

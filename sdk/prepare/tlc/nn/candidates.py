@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from torch import fx
+from torch import fx, nn
 
 from sdk.errors import EmbarqError
 from sdk.prepare.tlc.choose import Option, Selection, choose
 from sdk.prepare.tlc.nn.costs import Cost, Costs, Place
+from sdk.prepare.tlc.nn.nodes import shape_of
 
 if TYPE_CHECKING:
     from sdk.prepare.tlc.nn.segments import Segment
@@ -20,6 +21,8 @@ Tell = Callable[[str], None]
 #: A depthwise multiply-accumulate costs up to 3.2 times one of a convolution (`sdk.planner.latency`): a merge that needs more than so many
 #: times the multiply-accumulates cannot be faster, and is not planned.
 HOPELESS = 4
+#: Shares of the channels between two convolutions that may be kept.
+NARROWER = (0.75, 0.5)
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,16 @@ class Candidates:
     segments: dict[str, Segment] = field(repr=False)
     refused: tuple[str, ...] = field(repr=False)
 
-    def standing(self, removed: Iterable[str]) -> Selection:
-        """The fastest network whose activations `removed` are gone: which merges to make of it, and what it is expected to take."""
-        gone = frozenset(removed)
-        return choose([option for option in self.options if gone.issuperset(option.removes)])
+    def standing(self, passing: Mapping[str, int]) -> Selection:
+        """The fastest network without the activations `passing`, each with the channels that pass in its place: which merges to make of it, and
+        what it is expected to take."""
+        return choose([option for option in self.options if realised(option, passing)])
+
+
+def realised(option: Option, passing: Mapping[str, int]) -> bool:
+    """True when all that the option removes is gone, and as narrow as it wants."""
+    narrow = not option.keep or passing.get(option.removes[0], option.keep + 1) <= option.keep
+    return narrow and all(site in passing for site in option.removes)
 
 
 def candidates(module: fx.GraphModule, sites: Sequence[Site], costs: Costs, max_kernel: int, tell: Tell) -> Candidates:
@@ -53,6 +62,8 @@ def candidates(module: fx.GraphModule, sites: Sequence[Site], costs: Costs, max_
     behind = sites_behind(ops, sites)
     options = [_kept(i, place) for i, place in enumerate(places)]
     options += [_kept(i, place, (site,)) for i, place in enumerate(places) for site in behind.get(i, ())]
+    for site in sites:
+        options += [wide for option in narrower(module, site, ops, places, costs) for wide in (option, *_widened(option, behind))]
     kept: dict[str, Segment] = {}
     refused: list[str] = []
     every = segments(module, max_kernel)
@@ -63,7 +74,7 @@ def candidates(module: fx.GraphModule, sites: Sequence[Site], costs: Costs, max_
             refused.append(option)
             continue
         kept[segment.key] = segment
-        options += [option, *(_with(option, site) for site in behind.get(option.last - 1, ()) if site not in option.removes)]
+        options += [option, *_widened(option, behind)]
     return Candidates(cost, plan, ops, tuple(options), kept, tuple(refused))
 
 
@@ -91,8 +102,51 @@ def _kept(position: int, place: Place, removes: tuple[str, ...] = ()) -> Option:
     return Option(position, position + 1, place.latency_s, place.peak_bytes, removes=removes)
 
 
-def _with(option: Option, site: str) -> Option:
-    return Option(option.first, option.last, option.latency_s, option.peak_bytes, 0.0, (*option.removes, site), option.merged)
+def _widened(option: Option, behind: Mapping[int, Sequence[str]]) -> Iterator[Option]:
+    """The option with the activation behind its last operation removed too."""
+    yield from (replace(option, removes=(*option.removes, site)) for site in behind.get(option.last - 1, ()) if site not in option.removes)
+
+
+def narrower(module: fx.GraphModule, site: Site, ops: Sequence[str], places: Sequence[Place], costs: Costs) -> Iterator[Option]:
+    """An activation between two plain convolutions, nothing else around it, removed with a quarter or a half of the channels in between gone:
+    two convolutions in a row need not be as wide as what they were trained for."""
+    pair = between(module, site, ops)
+    if pair is None:
+        return
+    first, shape = pair
+    layers = [module.get_submodule(op) for op in ops[first : first + 2]]
+    today_s, today_bytes = sum(p.latency_s for p in places[first : first + 2]), max(p.peak_bytes for p in places[first : first + 2])
+    before = costs.part(nn.Sequential(*_like(layers, site.channels)), shape)
+    for share in NARROWER:
+        keep = max(1, round(share * site.channels))
+        after = costs.part(nn.Sequential(*_like(layers, keep)), shape)
+        latency = today_s - (before.latency_s - after.latency_s)
+        peak = today_bytes - max(0, before.peak_bytes - after.peak_bytes)
+        if 0 <= latency < today_s:
+            yield Option(first, first + 2, latency, peak, 0.0, (site.name,), "", keep)
+
+
+def between(module: fx.GraphModule, site: Site, ops: Sequence[str]) -> tuple[int, tuple[int, ...]] | None:
+    """(position of the convolution in front of the activation, shape of that one's input) where only one stands in front and only the next one
+    behind."""
+    if not site.exclusive or site.stream or len(site.followers) != 1:
+        return None
+    first = ops.index(site.sources[0])
+    if ops[first + 1 : first + 2] != site.followers:
+        return None
+    layers = [module.get_submodule(op) for op in (site.sources[0], site.followers[0])]
+    if not all(isinstance(layer, nn.Conv2d) and layer.groups == 1 for layer in layers):
+        return None
+    nodes = {str(node.target): node for node in module.graph.nodes if node.op == "call_module"}
+    shape = shape_of(nodes[site.sources[0]].all_input_nodes[0])
+    direct = nodes[site.followers[0]].all_input_nodes[0] is nodes[site.name]
+    return (first, shape) if direct and shape is not None else None
+
+
+def _like(layers: Sequence[nn.Module], middle: int) -> Iterator[nn.Conv2d]:
+    """Two convolutions of the same windows with `middle` channels in between."""
+    for layer, (inputs, outputs) in zip(layers, ((layers[0].in_channels, middle), (middle, layers[1].out_channels)), strict=True):
+        yield nn.Conv2d(inputs, outputs, layer.kernel_size, layer.stride, layer.padding, layer.dilation)  # type: ignore[arg-type]
 
 
 def _merge(module: fx.GraphModule, segment: Segment, ops: Sequence[str], places: Sequence[Place], costs: Costs) -> Option | str:

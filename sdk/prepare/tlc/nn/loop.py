@@ -18,7 +18,7 @@ from torch import fx
 
 from sdk.errors import DoesNotFit, TrainingDiverged
 from sdk.prepare.tlc.choose import Option, Selection, choose, crossing_set
-from sdk.prepare.tlc.nn.candidates import Candidates
+from sdk.prepare.tlc.nn.candidates import Candidates, realised
 from sdk.prepare.tlc.nn.evaluate import evaluate, pieces
 from sdk.prepare.tlc.nn.network import Dense, build, values_of
 from sdk.prepare.tlc.nn.resume import Standing, save
@@ -137,7 +137,7 @@ def met(task: Task, standing: Standing) -> bool:
     """True when there is a budget and the network, with its merges made, is expected to be within it."""
     if task.budget is None:
         return False
-    now = task.candidates.standing(standing.now.removed)
+    now = task.candidates.standing(standing.now.passing)
     return (
         (task.latency_s is None or now.latency_s <= task.latency_s * (1 + 1e-9))
         and (task.peak_bytes is None or now.peak_bytes <= task.peak_bytes)
@@ -160,11 +160,10 @@ def _begin(task: Task, standing: Standing) -> Standing:
     names = pick(task, standing, importance, [site.name for site in left])
     if not names:
         return replace(standing, ended="nothing left")
-    removals = tuple(importance.replacements[name] for name in names)
-    merges = merges_of(task.candidates.standing((*standing.now.removed, *names)))
-    now = standing.now.without(removals, merges)
+    now = standing.now.without(tuple(importance.removal(name, keep) for name, keep in names.items()), ())
+    now = replace(now, merges=merges_of(task.candidates.standing(now.passing)))
     task.tell(f"round {number}: removing {', '.join(names)}")
-    made = refitted(task, build(task.dense, now).eval(), module, names)
+    made = refitted(task, build(task.dense, now).eval(), module, tuple(names))
     now = replace(now, values=values_of(made))
     before = evaluate(made, *task.samples.held()).accuracy
     pending = {"removed": list(names), "expected_loss": importance(names), "accuracy_before_training": before}
@@ -190,14 +189,15 @@ def refitted(task: Task, made: fx.GraphModule, before: fx.GraphModule, names: Se
     return made
 
 
-def pick(task: Task, standing: Standing, importance: Importance, left: Sequence[str]) -> tuple[str, ...]:
-    """The activations of the next round, in the network's order; none when nothing is left that helps."""
+def pick(task: Task, standing: Standing, importance: Importance, left: Sequence[str]) -> dict[str, int]:
+    """The activations of the next round, in the network's order, each with how many channels are to pass (0: as the rule has it); none when
+    nothing is left that helps."""
     match task.settings.choice:
         case "greedy":
-            return crossing_set(by_single(importance, left), importance)[: _room(task, standing)]
+            return dict.fromkeys(crossing_set(by_single(importance, left), importance)[: _room(task, standing)], 0)
         case "random":
             order = np.random.default_rng((task.settings.seed, len(standing.rounds))).permutation(len(left))
-            return tuple(left[i] for i in sorted(order[: min(task.settings.per_round, _room(task, standing))]))
+            return {left[i]: 0 for i in sorted(order[: min(task.settings.per_round, _room(task, standing))])}
     return _by_cost(task, standing, importance)
 
 
@@ -206,27 +206,26 @@ def _room(task: Task, standing: Standing) -> int:
     return 10**6 if task.count is None or task.latency_s or task.peak_bytes else max(1, task.count - len(standing.now.removals))
 
 
-def _by_cost(task: Task, standing: Standing, importance: Importance) -> tuple[str, ...]:
+def _by_cost(task: Task, standing: Standing, importance: Importance) -> dict[str, int]:
     """The dynamic programme's choice for this round's share of the way, least harmful stretches first."""
     gone = set(standing.now.removed)
-    options = [replace(o, loss=max(0.0, importance(o.removes))) for o in task.candidates.options]
+    open_ = [o for o in task.candidates.options if not o.keep or o.removes[0] not in gone or realised(o, standing.now.passing)]
+    options = [replace(o, loss=max(0.0, importance(o.removes, o.keep))) for o in open_]
     selection = _next_selection(task, standing, options)
-    if selection is None:
-        return ()
-    new = [o for o in selection.options if not gone.issuperset(o.removes)]
-    names: list[str] = []
+    new = [o for o in selection.options if not gone.issuperset(o.removes)] if selection is not None else []
+    names: dict[str, int] = {}
     for option in sorted(new, key=lambda o: (o.loss, o.first)):
-        more = [name for name in option.removes if name not in gone]
+        more = {name: option.keep if name == option.removes[0] else 0 for name in option.removes if name not in gone}
         if not names or len(names) + len(more) <= task.settings.per_round:
-            names += more
-    return tuple(sorted(names, key=list(task.dense.sites).index))
+            names |= more
+    return {name: names[name] for name in task.dense.sites if name in names}
 
 
 def _next_selection(task: Task, standing: Standing, options: Sequence[Option]) -> Selection | None:
     """Towards the budget; where there is only a drop, a step less latency, and where none is to be had, a few activations fewer.
 
     None: nothing goes any further."""
-    now = task.candidates.standing(standing.now.removed)
+    now = task.candidates.standing(standing.now.passing)
     aim = max(now.latency_s - task.settings.step * task.candidates.cost.latency_s, 0.0)
     fewer = len(standing.now.removals) + task.settings.per_round
     if task.budget is not None:
@@ -250,7 +249,7 @@ def _judged(task: Task, standing: Standing, module: fx.GraphModule, seconds: flo
     accuracy = evaluate(module, *task.samples.held()).accuracy
     drop = 100 * (task.accuracy - accuracy)
     now = replace(standing.now, values=values_of(module))
-    cost = task.candidates.standing(now.removed)
+    cost = task.candidates.standing(now.passing)
     done = Round(
         len(standing.rounds) + 1, tuple(standing.pending["removed"]), len(now.removals), float(standing.pending["expected_loss"]),
         float(standing.pending["accuracy_before_training"]), accuracy, drop, cost.latency_s, cost.peak_bytes, seconds,

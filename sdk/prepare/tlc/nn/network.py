@@ -43,6 +43,11 @@ class Network:
         """Names of the activations that are gone."""
         return tuple(removal.site for removal in self.removals)
 
+    @property
+    def passing(self) -> dict[str, int]:
+        """Activation that is gone -> channels that pass in its place."""
+        return {removal.site: removal.passing for removal in self.removals}
+
     def without(self, removals: tuple[Removal, ...], merges: tuple[str, ...]) -> Network:
         """The same weights with more activations gone and these merges."""
         return replace(self, removals=(*self.removals, *removals), merges=merges)

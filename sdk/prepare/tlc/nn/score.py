@@ -28,6 +28,16 @@ class Removal:
     scale: np.ndarray = field(repr=False)
     shift: np.ndarray = field(repr=False)
 
+    @property
+    def passing(self) -> int:
+        """Channels that are not OFF."""
+        return int(np.count_nonzero(self.scale))
+
+    def narrowed(self, keep: np.ndarray, constant: np.ndarray | None = None) -> Removal:
+        """Only the channels of `keep` (bool [C]) pass; the others are `constant` [C], or zero."""
+        rest = np.zeros_like(self.shift) if constant is None else constant
+        return Removal(self.site, np.where(keep, self.scale, 0.0), np.where(keep, self.shift, rest))
+
 
 def replacement(module: fx.GraphModule, site: Site, moments: Moments, rule: str) -> Removal:
     """By "line", "on_off" or "identity": see `sdk.prepare.tlc.records.Settings`."""
@@ -55,23 +65,38 @@ class Importance:
         self.replacements = {site.name: replacement(module, site, self.moments[site.name], rule) for site in sites}
         self._base = evaluate(self._trial, x, y).loss if kind == "gap" else 0.0
         self._answers = answers(self._trial, x) if kind == "divergence" else None
-        self._known: dict[frozenset[str], float] = {}
+        self._known: dict[tuple[frozenset[str], int], float] = {}
 
-    def __call__(self, names: Iterable[str]) -> float:
-        """Of removing these together; activations that are gone already count nothing."""
+    def __call__(self, names: Iterable[str], keep: int = 0) -> float:
+        """Of removing these together; activations that are gone already count nothing. keep: channels that pass, 0 for all that the rule lets."""
         left = frozenset(name for name in names if name in self._sites)
         if not left:
             return 0.0
-        if left not in self._known:
-            self._known[left] = self._from_criterion(left) if self._kind in SCORES else self._measured(left)
-        return self._known[left]
+        if (left, keep) not in self._known:
+            self._known[left, keep] = self._from_criterion(left) if self._kind in SCORES else self._measured(left, keep)
+        return self._known[left, keep]
 
-    def _measured(self, names: frozenset[str]) -> float:
-        """With the activations replaced for the moment; the network itself is not touched."""
+    def removal(self, name: str, keep: int = 0) -> Removal:
+        """What takes an activation's place: the rule's, or of it the `keep` channels that tell the layer behind most."""
+        return self.replacements[name] if not keep else self.replacements[name].narrowed(self._strongest(name, keep))
+
+    def _strongest(self, name: str, keep: int) -> np.ndarray:
+        """bool [C]: by the variance that each channel's values bring to the layer behind. What a constant brings, least squares puts into its bias."""
+        follower = self._trial.get_submodule(self._sites[name].followers[0]).weight.detach().double()  # type: ignore[operator, union-attr]
+        reach = follower.pow(2).flatten(2).sum((0, 2)).numpy() if follower.dim() > 2 else follower.pow(2).sum(0).numpy()  # type: ignore[operator]
+        strength = self.replacements[name].scale ** 2 * self.moments[name].var_x * reach
+        chosen = np.zeros(len(strength), bool)
+        chosen[np.argsort(-strength, kind="stable")[:keep]] = True
+        return chosen
+
+    def _measured(self, names: frozenset[str], keep: int) -> float:
+        """With the activations replaced for the moment; the network itself is not touched. Channels that go keep their mean here."""
         before = {name: self._trial.get_submodule(name) for name in names}
         try:
             for name in names:
-                self._trial.set_submodule(name, affine(self.replacements[name], self._sites[name].channel_dim, self._x))
+                found = self.replacements[name]
+                found = found.narrowed(self._strongest(name, keep), self.moments[name].mean_y) if keep else found
+                self._trial.set_submodule(name, affine(found, self._sites[name].channel_dim, self._x))
             if self._answers is not None:
                 return divergence(self._answers, answers(self._trial, self._x))
             return evaluate(self._trial, self._x, self._y).loss - self._base
