@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Any, overload
 from sdk.planner.training.spec import Training
 
 if TYPE_CHECKING:
-    from sdk import moofa, tlc
     from sdk.artifact import Artifact
     from sdk.fitting import Fitted
     from sdk.model import Model
