@@ -25,6 +25,7 @@ def test_held_out_pictures_are_none_of_those_trained_on():
     train_x, train_y, held_x, held_y = given.data(10)
     assert train_x.shape == (20, 3, 32, 32)
     assert sorted([*train_y, *held_y]) == list(range(30))
+    assert len(given.data(10, 5)[0]) == 5
     assert all(int(picture[0, 0, 0]) == label for picture, label in zip(train_x, train_y, strict=True))
     assert all(int(picture[0, 0, 0]) == label for picture, label in zip(held_x, held_y, strict=True))
 
@@ -52,7 +53,7 @@ def test_the_chart_shows_whole_cases_only_and_is_the_same_each_time(tmp_path):
 @pytest.mark.long
 def test_a_case_gives_every_metric(monkeypatch):
     folder = shared("cifar10")
-    case = dataclasses.replace(tlc.CASES["mobilenetv2_035/10"], budget={"removed": 2}, options={"epochs": 0, "score_samples": 32, "refit_samples": 64})
+    case = dataclasses.replace(tlc.CASES["mobilenetv2_035/budget"], budget={"removed": 2}, options={"epochs": 0, "score_samples": 32, "refit_samples": 64})
     monkeypatch.setitem(tlc.CASES, "small", case)
     monkeypatch.setattr(tlc, "QUICK", 150)
     given = tlc.pictures(folder, quick=True)
