@@ -63,7 +63,7 @@ def _case(model: Any, subject: engine_nets.Subject, engine: str, precision: str,
         yield {
             "model": subject.name, "engine": engine, "precision": precision, "threads": candidate.recipe.threads,
             "version": found["engine_version"], "file_bytes": sum(map(len, payload.files.values())),
-            **{key: found[key] for key in ("before_engine_bytes", "after_load_bytes", "peak_rss_bytes", "min_ms", "median_ms")},
+            **{key: found[key] for key in ("before_engine_bytes", "after_load_bytes", "peak_rss_bytes", "library_bytes", "min_ms", "median_ms")},
             **counted(work),
         }  # fmt: skip
 

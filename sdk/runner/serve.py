@@ -69,7 +69,7 @@ class Served:
             return measure.fresh(measure.program(), str(self.bundle.folder), self.bundle.engine, warmup, repeats)
         times = measure.bench(self.engine, self._sample(), warmup, repeats)
         return {"ms": times, **measure.summary(times), "engine": self.engine.name, "engine_version": self.engine.version, "threads": self.bundle.threads,
-                **self.memory_steps, **health.memory()}  # fmt: skip
+                **self.memory_steps, **health.memory(), "library_bytes": health.library_bytes()}  # fmt: skip
 
     def profile(self, params: dict[str, Any]) -> dict[str, Any]:
         """{"inputs", "repeats"}: ms of one inference and, where the engine tells, of each operation (else `layers` is None and `note` says why)."""
