@@ -150,6 +150,16 @@ def test_a_batch_norm_behind_the_layer_takes_its_bias():
     assert shift.abs().max() < 0.05 * outputs[1].std(), "least squares with a bias leaves next to no mean error"
 
 
+def test_solving_again_changes_nothing():
+    """The bias of the first time lies in the batch norm's mean and must not be wished for again."""
+    module, op = shorter(), "2.body.2.0"
+    batches = [tlc_nets.example("mobilenetv2_short", 8).double()]
+    once = refit(linearise_before(module, op, 0), module, op, batches, ridge=TINY, rows=10**6)
+    again = refit(once, module, op, batches, ridge=TINY, rows=10**6)
+    for name, value in again.state_dict().items():
+        assert torch.allclose(value, once.state_dict()[name], atol=1e-6), name
+
+
 def test_a_segment_that_was_padded_in_front_is_compared_in_its_middle():
     """Behind `repad` a layer within the segment makes a larger map; only the middle has a wish."""
     torch.manual_seed(0)

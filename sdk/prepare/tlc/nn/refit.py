@@ -65,9 +65,10 @@ def refit(
     start = _packed(layer)
     normal = Normal(start.new_zeros(len(start), start.shape[1], start.shape[1]), torch.zeros_like(start))
     generator = torch.Generator().manual_seed(seed)
+    shift = _moved(made, reference, op, layer)  # [O, 1, ...]
     for batch in data:
-        x = _stop_at(made, layer, batch)[0]
-        y = _stop_at(reference, source, batch)[1]
+        x = stop_at(made, layer, batch)[0]
+        y = stop_at(reference, source, batch)[1] + shift
         for some_x, some_y in _rows(layer, x, y, places, generator):
             normal = normal.plus(some_x, some_y)
     solved = normal.solve(start, ridge)
@@ -99,8 +100,8 @@ class _Reached(Exception):
     """Thrown in a hook to end a forward pass whose rest is of no use."""
 
 
-def _stop_at(module: nn.Module, layer: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-    """(input, output) of one layer in evaluation mode, nothing after it computed."""
+def stop_at(module: nn.Module, layer: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
+    """(input, output) of one layer of a network in evaluation mode, nothing after it computed; a layer that is called once."""
     held: list[tuple[Tensor, Tensor]] = []
 
     def hook(_: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -201,6 +202,15 @@ def _write(made: fx.GraphModule, op: str, solved: Tensor) -> None:
         norm.running_mean -= bias  # type: ignore[operator]
     else:
         layer.bias = nn.Parameter(bias.clone())
+
+
+def _moved(made: fx.GraphModule, reference: fx.GraphModule, op: str, layer: nn.Module) -> Tensor:
+    """What the batch norm behind takes away here and not in the reference: an earlier refit may have left a bias in its mean."""
+    here, there = _norm_behind(made, op), _norm_behind(reference, op)
+    if here is None or there is None:
+        return torch.zeros(())
+    moved: Tensor = here.running_mean - there.running_mean  # type: ignore[operator]
+    return moved.view(-1, *[1] * len(getattr(layer, "kernel_size", ())))
 
 
 def _norm_behind(made: fx.GraphModule, op: str) -> nn.Module | None:
