@@ -133,7 +133,8 @@ def reshape(made: fx.GraphModule) -> None:
     """Bring the shapes that nodes carry up to date, for one sample of the example."""
     kinds = {p.dtype for p in made.parameters() if p.is_floating_point()}
     real = next(iter(kinds)) if len(kinds) == 1 else torch.float32
-    inputs = [torch.zeros(shape, dtype=real if dtype.is_floating_point else dtype) for shape, dtype in made.meta["example"]]
+    device = next((p.device for p in made.parameters()), torch.device("cpu"))
+    inputs = [torch.zeros(shape, dtype=real if dtype.is_floating_point else dtype, device=device) for shape, dtype in made.meta["example"]]
     modes = {layer: layer.training for layer in made.modules()}
     for node in made.graph.nodes:
         node.meta = {}  # where a call stood in the source is copied with every copy of the network, and nobody asks
