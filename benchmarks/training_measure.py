@@ -6,10 +6,11 @@ first layer that learns without a graph. Times are taken in turns, in one proces
 
 from __future__ import annotations
 
+import bisect
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,18 @@ class Setup:
     learning: Learning
     plain_bytes: int
     plain_gradients: tuple[list[np.ndarray], ...]
+    known: tuple[tuple[Any, Any], ...] = ()  # batches that ours was calibrated on
     shown: dict[str, str] = field(default_factory=dict)  # "fixed@0.7" -> "fixed"
+
+    def expecting(self, method: str) -> Learning:
+        """What all methods share, and for one that decides ranks batch by batch the ranks that calibration batches took, which its bytes are told from."""
+        name, eps = parsed(method)
+        if name not in ("hosvd", "svd"):
+            return self.learning
+        from sdk.training.nn.calibrate import calibrate
+
+        known = calibrate(self.learning.program, self.known, (eps,), (name,), self.learning.names)
+        return replace(self.learning, calibration=known)
 
     def case(self, method: str) -> str:
         """Name of a case: without the eps where that was chosen for it."""
@@ -63,7 +75,7 @@ def setup_of(net: Any, net_name: str, layers: str, data: Sequence[tuple[Any, Any
     with training_peers.held_bytes(list(plain.net.parameters())) as held:
         first = training_peers.gradients(plain, *batches[0])
     gradients = (first, *(training_peers.gradients(plain, x, y) for x, y in batches[1:]))
-    return Setup(net_name, layers, net, plain, batches, learning(net, known, names), held[0], gradients)
+    return Setup(net_name, layers, net, plain, batches, learning(net, known, names), held[0], gradients, tuple(known))
 
 
 def training_of(micro: int = 0, rate: float = TINY_RATE) -> Any:
@@ -82,7 +94,7 @@ def kept_rows(s: Setup, method: str) -> list[Row]:
     one.step(*s.batches[0])
     saved = one.saved_bytes()
     cosines = [step_cosine(s, method, i) for i in range(len(s.batches))]
-    known = s.learning
+    known = s.expecting(method)
     predicted = predict_saved_bytes(walk_of(known.program), known.calibration.records, one.choices, BATCH)
     case = s.case(method)
     others = {"with constants": s.plain_bytes / (saved.batch + saved.constants)}
@@ -103,10 +115,9 @@ def at_its_eps(s: Setup, method: str) -> str:
     """The method with the smallest eps of the grid whose mean cosine is good enough; "exact", and a method whose eps was said, as they are."""
     if method == "exact" or "@" in method:
         return method
-    for eps in GRID:
-        named = f"{method}@{eps:g}"
-        if np.mean([step_cosine(s, named, i) for i in range(len(s.batches))]) >= COSINE:
-            break
+    # more energy is a better direction, so the first eps that is enough is found by halving
+    at = bisect.bisect_left(GRID, True, key=lambda eps: bool(np.mean([step_cosine(s, f"{method}@{eps:g}", i) for i in range(len(s.batches))]) >= COSINE))
+    named = f"{method}@{GRID[min(at, len(GRID) - 1)]:g}"
     s.shown[named] = method
     return named
 

@@ -9,7 +9,7 @@ from typing import Any
 METHODS = ("exact", "fixed", "asi", "hosvd", "svd", "adapter")
 EPS = 0.9
 #: Where no eps is said, the first of these with a gradient cosine of COSINE or more is taken.
-GRID, COSINE = (0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9), 0.87
+GRID, COSINE = (0.5, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.93, 0.95, 0.97, 0.98), 0.87
 
 
 @dataclass(frozen=True)

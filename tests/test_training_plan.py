@@ -97,14 +97,37 @@ def test_blocks_that_are_offered_are_those_that_the_trainer_recomputes(net):
                 assert there.get(inside) == (block.inner if start < block.layers[0] else block.first).inputs
 
 
-def test_what_hosvd_keeps_is_expected_from_the_spectra():
+@pytest.mark.parametrize("method", ["hosvd", "svd"])
+def test_what_each_batch_decides_is_expected_from_what_calibration_batches_took(method, tmp_path):
+    """Batches of the kind that was calibrated on: the mean of what they keep is told to a tenth, and lies in the spread that is told."""
+    from sdk.training.nn.calibrate import calibrate
+    from sdk.training.nn.calibration import Calibration
     from sdk.training.nn.trainer import Trainer
 
-    chosen = tuple(Choice(r.name, "hosvd", 0.8) for r in peaks.program("plain", 32).layers[-4:])
-    made = Trainer(peaks.program("plain", 32), chosen, None, Training(batch=16))
-    made.step(*peaks.data(32, 16, seed=1))
-    predicted = predict_saved_bytes(walk_of(peaks.program("plain", 32)), peaks.calibration("plain", 32).records, chosen, 16)
-    assert 0.4 < predicted / made.saved_bytes().batch < 2.5
+    program = peaks.program("plain", 32)
+    names = [record.name for record in program.layers[-4:]]
+    x, y = peaks.data(32, 64, seed=1)
+    known = calibrate(program, list(zip(x.split(16), y.split(16), strict=True)), (0.8,), (method,), names)
+    records, chosen = known.records, tuple(Choice(name, method, 0.8) for name in names)
+    made = Trainer(program, chosen, None, Training(batch=16))
+    held = []
+    for seed in range(2, 6):
+        made.step(*peaks.data(32, 16, seed=seed))
+        held.append(made.saved_bytes().batch)
+    for batch, samples in ((16, 16), (8, 8)):
+        made = Trainer(program, chosen, None, Training(batch=batch))
+        made.step(*peaks.data(32, samples, seed=7))
+        predicted = predict_saved_bytes(walk_of(program), records, chosen, batch)
+        measured = np.mean(held) if batch == 16 else made.saved_bytes().batch
+        assert predicted == pytest.approx(measured, rel=0.1 if batch == 16 else 0.4)
+    seen = [kept.bytes_by_batch(r, c, 16) for r in records for c in chosen if c.layer == r.name]
+    assert all(len(batches) == 4 for batches in seen) and len({sum(b) for b in zip(*seen, strict=True)}) > 1
+    assert sum(kept.input_bytes(r, c, 16) for r in records for c in chosen if c.layer == r.name) == pytest.approx(np.sum(np.mean(seen, 1)), abs=4)
+    plan = make_training_plan(replace(case("plain"), records=records), Training(layers="last4", method=method, eps=0.8, batch=16))
+    least, most = (int(found.replace(",", "")) for found in re.search(r"would keep ([0-9,]+) to ([0-9,]+)", " ".join(plan.decisions)).groups())
+    assert least < most and least <= np.sum(np.mean(seen, 1)) <= most
+    known.save(tmp_path / "calibration.npz")
+    assert [r.batch_ranks for r in Calibration.load(tmp_path / "calibration.npz").records] == [r.batch_ranks for r in records]
 
 
 def case(net: str = "mobile", memory: int = 1 << 30, **more) -> Case:

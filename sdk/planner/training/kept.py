@@ -49,7 +49,12 @@ def channel_mode(dimensions: int) -> int:
 
 
 def input_bytes(record: LayerRecord, choice: Choice, batch: int) -> int:
-    """What the layer keeps of its input for its weight gradient. Raises ValueError for a compressed choice without ranks."""
+    """What the layer keeps of its input for its weight gradient; the mean over the calibration's batches where each decides for itself.
+
+    Raises ValueError for a compressed choice without ranks.
+    """
+    if seen := bytes_by_batch(record, choice, batch):
+        return round(sum(seen) / len(seen))
     match choice.method:
         case "freeze" | "bias" | "recompute":
             return 0
@@ -67,6 +72,20 @@ def input_bytes(record: LayerRecord, choice: Choice, batch: int) -> int:
         ranks = (0 if small else cut(ranks[0], batch), *(cut(rank, d) for rank, d in zip(ranks[1:], shape[1:], strict=True)))
     bases = "float32" if choice.method == "asi" else choice.factors if choice.method in PER_BATCH else ""
     return tucker_bytes(shape, ranks, choice.factors, bases)
+
+
+def bytes_by_batch(record: LayerRecord, choice: Choice, batch: int) -> list[int]:
+    """What a batch would keep with the ranks that each calibration batch took; [] where ranks are given, or none were seen.
+
+    The batch's own rank is taken as the same share of the samples.
+    """
+    if choice.ranks or choice.method not in ("hosvd", "svd"):
+        return []
+    found, shape = [], shape_of(record, batch)
+    for samples, own, *others in record.batch_ranks.get((choice.method, choice.eps), ()):
+        ranks = (min(batch, max(1, round(own * batch / samples))) if own else 0, *others)
+        found.append(tucker_bytes(shape, ranks, choice.factors, choice.factors))
+    return found
 
 
 def cut(rank: int, length: int) -> int:

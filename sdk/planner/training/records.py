@@ -46,6 +46,7 @@ class LayerRecord:
     padding: (top, bottom, left, right). activation: what follows and keeps a bit mask: "", "relu", "relu6" or "hardswish".
     spectra: one array a mode of the input, batch left out: (C, H, W), (I,), (L, I) or (M, L, I). gradient_spectra: likewise, but what each
     direction of the calibrated bases adds to the weight gradient; ranks of fixed bases and adapters follow these where there are any.
+    batch_ranks: (method, eps) of hosvd and svd -> what each calibration batch took: (samples, rank of each mode, batch first; 0 whole).
     gradient_norm: Euclidean norm of the weight gradient, mean over the batches. cosines: (method, eps), or ("channels", fraction), -> cosine
     between that gradient and the exact one, mean over the batches.
     """
@@ -66,9 +67,11 @@ class LayerRecord:
     gradient_norm: float = 0.0
     bias_gradient_norm: float = 0.0
     cosines: Mapping[tuple[str, float], float] = field(default_factory=dict, repr=False)
+    batch_ranks: Mapping[tuple[str, float], tuple[tuple[int, ...], ...]] = field(default_factory=dict, repr=False, kw_only=True)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "cosines", MappingProxyType(dict(self.cosines)))
+        for name in ("cosines", "batch_ranks"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
     @property
     def input_size(self) -> int:

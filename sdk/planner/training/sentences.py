@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+from sdk.planner.training import kept
+
 if TYPE_CHECKING:
     from sdk.planner.training.make import Case, Solved
     from sdk.planner.training.spec import Training
@@ -37,7 +39,15 @@ def decisions_of(case: Case, training: Training, solved: Solved, budget: int) ->
     if any(o.choice.method == "channels" for o in learning):
         yield "Where channels learn, they are the first ones of the layer's input; the gain is the share of the gradient's energy seen in them."
     if any(o.choice.method in ("hosvd", "svd") for o in learning):
-        yield "hosvd and svd keep as much as each batch needs: their bytes are what the calibrated spectra let expect, not a bound."
+        yield f"hosvd and svd keep as much as each batch needs: their bytes are an expectation, not a bound{_spread(solved)}."
+
+
+def _spread(solved: Solved) -> str:
+    """How much the calibration's batches would keep, least and most, in those layers; nothing where they were not seen."""
+    records = {record.name: record for record in solved.setting.records}
+    seen = [kept.bytes_by_batch(records[o.choice.layer], o.choice, solved.setting.batch) for o in solved.chosen.options if o.trains]
+    totals = [sum(batch) for batch in zip(*filter(None, seen), strict=False)]
+    return f" (calibration batches would keep {min(totals):,} to {max(totals):,})" if totals else ""
 
 
 def _how_good(solved: Solved) -> str:

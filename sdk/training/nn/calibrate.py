@@ -36,6 +36,8 @@ EPS_GRID = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99)
 METHODS = ("fixed", "hosvd", "asi", "adapter")
 #: Batches on which methods are compared: gradients differ far more between batches than between methods, so a few tell enough.
 COMPARED = 8
+#: Methods of which each batch decides the ranks.
+PER_BATCH = ("hosvd", "svd")
 #: Batches whose gradients choose the directions and ranks of fixed bases.
 LEARNED_FROM = 4
 
@@ -82,6 +84,7 @@ class _Judge:
                 self._ways[method, eps] = _compressor(record, bases, method, eps)
         self._cosines: dict[tuple[str, float], list[float]] = {way: [] for way in self._ways}
         self._norms, self._bias_norms = [], []
+        self._ranks: dict[tuple[str, float], list[tuple[int, ...]]] = {way: [] for way in self._ways if way[0] in PER_BATCH}
 
     def see(self, step: Step, x: Tensor, dy: Tensor) -> None:
         """One batch's input and output gradient."""
@@ -96,7 +99,10 @@ class _Judge:
             part = exact[:, : max(1, round(exact.shape[1] * fraction))]  # what the first channels learn is the exact gradient's own part
             self._cosines.setdefault(("channels", fraction), []).append(float(torch.linalg.vector_norm(part)) / norm if norm > 0 else 0.0)
         for way, compressor in self._ways.items():
-            rough = self._gradient(step, compressor.compress(x), dy)
+            saved = compressor.compress(x)
+            if way in self._ranks:
+                self._ranks[way].append((x.shape[0], *saved.ranks))
+            rough = self._gradient(step, saved, dy)
             scale = norm * float(torch.linalg.vector_norm(rough))
             self._cosines[way].append(float((rough.double() * exact).sum()) / scale if scale > 0 else 0.0)
 
@@ -104,7 +110,8 @@ class _Judge:
         """The layer's record with what was seen."""
         means = {way: float(np.mean(seen)) for way, seen in self._cosines.items() if seen}
         norm, bias_norm = (float(np.mean(seen)) if seen else 0.0 for seen in (self._norms, self._bias_norms))
-        return replace(self._record, gradient_norm=norm, bias_gradient_norm=bias_norm, cosines=means)
+        ranks = {way: tuple(seen) for way, seen in self._ranks.items()}
+        return replace(self._record, gradient_norm=norm, bias_gradient_norm=bias_norm, cosines=means, batch_ranks=ranks)
 
     def _gradient(self, step: Step, saved: Saved, dy: Tensor) -> Tensor:
         return _gradient(self.layer, step, saved, dy)

@@ -96,11 +96,13 @@ def _row(record: LayerRecord) -> dict[str, Any]:
     names = ("name", "op", "input_shape", "output_shape", "weight_shape", "stride", "dilation", "padding", "groups", "has_bias", "activation")
     row = {name: getattr(record, name) for name in names}
     cosines = [[method, eps, cosine] for (method, eps), cosine in record.cosines.items()]
-    return {**row, "norms": [record.gradient_norm, record.bias_gradient_norm], "cosines": cosines, "modes": len(record.spectra)}
+    ranks = [[method, eps, seen] for (method, eps), seen in record.batch_ranks.items()]
+    return {**row, "norms": [record.gradient_norm, record.bias_gradient_norm], "cosines": cosines, "ranks": ranks, "modes": len(record.spectra)}
 
 
 def _record(row: dict[str, Any], spectra: tuple[np.ndarray, ...]) -> LayerRecord:
     norm, bias_norm = row.pop("norms")
     cosines = {(method, eps): cosine for method, eps, cosine in row.pop("cosines")}
+    ranks = {(method, eps): tuple(map(tuple, seen)) for method, eps, seen in row.pop("ranks", [])}
     known: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in row.items()}
-    return LayerRecord(**known, spectra=spectra, gradient_norm=norm, bias_gradient_norm=bias_norm, cosines=cosines)
+    return LayerRecord(**known, spectra=spectra, gradient_norm=norm, bias_gradient_norm=bias_norm, cosines=cosines, batch_ranks=ranks)

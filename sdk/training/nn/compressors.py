@@ -74,10 +74,11 @@ class Hosvd:
 
     def compress(self, x: Tensor) -> Saved:
         """The core and one basis per mode."""
-        if not _finite(x):
+        energy = float(torch.linalg.vector_norm(x)) ** 2
+        if not math.isfinite(energy):  # the loss will tell that training diverged
             return keep(x, x, [None] * x.dim(), [], self.factors)
         if self.sequential:
-            core, bases = sequential_hosvd(x, self.eps, self.ranks, self.blocks)
+            core, bases = sequential_hosvd(x, self.eps, self.ranks, self.blocks, energy)
         else:
             bases = plain_hosvd(x, self.eps, self.ranks)
             core = project(x, bases)

@@ -27,13 +27,14 @@ def leading(gram: Tensor, lost: float, rank: int = 0) -> tuple[Tensor, float, Te
     block = min(d, rank + 8 if rank else max(16, d // 6))
     while d > _WHOLE_SIZE and block < d // 2:
         energies, directions = _block_spectrum(gram, block)
-        k = rank or _fewest(energies, total, lost)
+        k, missing = _fewest(energies, total, lost, rank)
         if k:
-            return directions[:, :k].contiguous(), max(0.0, total - float(energies[:k].sum())), directions[:, : k + _spare(k)]
+            return directions[:, :k].contiguous(), missing, directions[:, : k + _spare(k)]
         block *= 2
     energies, directions = spectrum(gram)
-    k = rank or _fewest(energies, total, lost) or d
-    return directions[:, :k].contiguous(), max(0.0, total - float(energies[:k].sum())), directions[:, : k + _spare(k)]
+    k, missing = _fewest(energies, total, lost, rank)
+    k = k or d
+    return directions[:, :k].contiguous(), missing, directions[:, : k + _spare(k)]
 
 
 def plain_hosvd(x: Tensor, eps: float, ranks: Sequence[int] = ()) -> list[Tensor | None]:
@@ -46,22 +47,25 @@ def plain_hosvd(x: Tensor, eps: float, ranks: Sequence[int] = ()) -> list[Tensor
     return bases
 
 
-def sequential_hosvd(x: Tensor, eps: float, ranks: Sequence[int] = (), blocks: dict[int, Tensor] | None = None) -> tuple[Tensor, list[Tensor | None]]:
+def sequential_hosvd(
+    x: Tensor, eps: float, ranks: Sequence[int] = (), blocks: dict[int, Tensor] | None = None, energy: float | None = None
+) -> tuple[Tensor, list[Tensor | None]]:
     """(core, bases): each mode's basis from what the modes before it left, which is smaller and smaller.
 
     The energies lost add up exactly, so that one budget of (1 - eps) serves all modes (Vannieuwenhoven et al., 2012): each mode may spend a
     share of what is left, one that would stay nearly whole spends nothing.
     blocks: by mode, directions to look for a long mode's basis in, from the batch before; renewed here. The energy is measured, so the budget
-    holds with any of them; where they do not do, the Gram matrix of the mode is decomposed.
+    holds with any of them; where they do not do, the Gram matrix of the mode is decomposed. energy: of `x`, where it is known already.
     """
     bases: list[Tensor | None] = [None] * x.dim()
-    budget = (1.0 - eps) * float(torch.linalg.vector_norm(x)) ** 2
+    left = float(torch.linalg.vector_norm(x)) ** 2 if energy is None else energy
+    budget = (1.0 - eps) * left
     for place, mode in enumerate(ORDER[x.dim()]):
         d, rank = x.shape[mode], ranks[mode] if ranks else 0
         if _is_whole(rank, d) if ranks else d <= SHORT:
             continue
         share = budget * _SHARES[x.dim()][place]
-        found = _in_block(x, mode, share, rank, blocks) if blocks is not None and mode in blocks else None
+        found = _in_block(x, mode, share, rank, blocks, left) if blocks is not None and mode in blocks else None
         if found is None:
             basis, lost, wide = leading(unfold_gram(x, mode), share, rank)
             core = None
@@ -71,7 +75,7 @@ def sequential_hosvd(x: Tensor, eps: float, ranks: Sequence[int] = (), blocks: d
             basis, lost, core = found
         if not ranks and _is_whole(basis.shape[1], d):
             continue
-        budget -= lost
+        budget, left = budget - lost, left - lost
         bases[mode] = basis
         x = mode_product(x, basis, mode) if core is None else core
         if mode == 1 and x.dim() == 4 and x.shape[1] < FEW:
@@ -79,18 +83,20 @@ def sequential_hosvd(x: Tensor, eps: float, ranks: Sequence[int] = (), blocks: d
     return x, bases
 
 
-def _in_block(x: Tensor, mode: int, lost: float, rank: int, blocks: dict[int, Tensor]) -> tuple[Tensor, float, Tensor] | None:
-    """(basis, energy lost, core) from one subspace iteration of the mode's block; None where the block is too narrow for the energy."""
+def _in_block(x: Tensor, mode: int, lost: float, rank: int, blocks: dict[int, Tensor], total: float) -> tuple[Tensor, float, Tensor] | None:
+    """(basis, energy lost, core) from one subspace iteration of the mode's block; None where the block is too narrow for the energy.
+
+    total: the energy of `x`.
+    """
     block = torch.linalg.qr(power(x, blocks[mode], mode))[0]
     wide = mode_product(x, block, mode)
     energies, turn = spectrum(unfold_gram(wide, mode))
-    total = float(torch.linalg.vector_norm(x)) ** 2
-    k = min(rank, block.shape[1]) or _fewest(energies, total, lost)
+    k, missing = _fewest(energies, total, lost, min(rank, block.shape[1]))
     if not k or (not rank and k > block.shape[1] - 2):
         return None
     turned = block @ turn
     blocks[mode] = turned[:, : k + _spare(k)]
-    return turned[:, :k].contiguous(), max(0.0, total - float(energies[:k].sum())), mode_product(wide, turn[:, :k].contiguous(), mode)
+    return turned[:, :k].contiguous(), missing, mode_product(wide, turn[:, :k].contiguous(), mode)
 
 
 def iterate(x: Tensor, bases: Sequence[Tensor | None], whole: bool = False) -> tuple[Tensor, list[Tensor | None]]:
@@ -115,8 +121,9 @@ def iterate(x: Tensor, bases: Sequence[Tensor | None], whole: bool = False) -> t
 ORDER = {2: (1, 0), 3: (2, 1, 0), 4: (1, 3, 2, 0)}
 #: Share of the remaining budget that each mode in ORDER may spend.
 _SHARES = {2: (0.7, 1.0), 3: (0.6, 0.5, 1.0), 4: (0.6, 0.35, 0.5, 1.0)}
-#: Longer modes are searched from the last batch's directions.
-_WARM_FROM = 32
+#: Longer modes are searched from the last batch's directions; up to here a Gram matrix, decomposed whole or in blocks, takes less time
+#: (torch 2.13, one core: 3.9 against 6.2 ms for [32, 48, 32, 32], 3.1 against 1.6 ms for [32, 336, 2, 2]).
+_WARM_FROM = 128
 
 
 def some(x: Tensor) -> Tensor:
@@ -151,11 +158,17 @@ def _spare(rank: int) -> int:
     return 4 + rank // 3
 
 
-def _fewest(energies: Tensor, total: float, lost: float) -> int:
-    """The least k whose first k energies lose at most `lost`; 0 where these energies do not reach so far."""
-    kept = energies.cumsum(0)
-    enough = (kept >= total - lost - 1e-7 * total).nonzero()
-    return int(enough[0]) + 1 if len(enough) else 0
+def _fewest(energies: Tensor, total: float, lost: float, rank: int = 0) -> tuple[int, float]:
+    """(the least k whose first k energies lose at most `lost`, or `rank`; what they lose). k is 0 where these energies do not reach so far.
+
+    A plain loop: spectra are short, and four tensor operations take longer.
+    """
+    kept, enough = 0.0, total - lost - 1e-7 * total
+    for k, energy in enumerate(energies.tolist(), 1):
+        kept += energy
+        if k == rank or (not rank and kept >= enough):
+            return k, max(0.0, total - kept)
+    return rank, max(0.0, total - kept)
 
 
 def _is_whole(rank: int, length: int) -> bool:

@@ -22,15 +22,20 @@ MANY = 64
 
 def memory_order(x: Tensor) -> tuple[int, ...]:
     """The dimensions of `x` from the slowest to the fastest in memory; modes of length 1 stay where they are among equals."""
-    return tuple(sorted(range(x.dim()), key=lambda n: (-x.stride()[n], n)))
+    if x.is_contiguous():
+        return tuple(range(x.dim()))
+    strides = x.stride()
+    return tuple(sorted(range(x.dim()), key=lambda n: (-strides[n], n)))
 
 
 def dense(x: Tensor) -> Tensor:
     """`x` itself where its values lie without gaps in some order of its dimensions, else a contiguous copy."""
-    expected = 1
-    for n in sorted(range(x.dim()), key=lambda n: (x.stride()[n], -n)):
+    if x.is_contiguous():
+        return x
+    expected, strides = 1, x.stride()
+    for n in sorted(range(x.dim()), key=lambda n: (strides[n], -n)):
         if x.shape[n] > 1:
-            if x.stride()[n] != expected:
+            if strides[n] != expected:
                 return x.contiguous()
             expected *= x.shape[n]
     return x

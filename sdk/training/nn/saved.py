@@ -49,6 +49,14 @@ class Saved:
             found[mode] = held.decode(self.tensors[first + width * i : first + width * (i + 1)], self.dtype)
         return tuple(found)
 
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Columns of each mode's basis, 0 where the mode is whole."""
+        found, first, width = [0 if c is None else c.shape[1] for c in self.constants], _width(self.kind), _width(self.basis_kind)
+        for i, mode in enumerate(self.batch_modes):
+            found[mode] = self.tensors[first + width * i].shape[1]
+        return tuple(found)
+
     def reconstruct(self) -> Tensor:
         """The whole input as the kept values describe it: for tests and calibration, training never makes it."""
         return expand(self.core(), self.bases())
