@@ -37,7 +37,7 @@ def net_rows(net: str, layers: str, methods: Sequence[str], quick: bool) -> Iter
         yield training_measure.peak_rows(s, methods)
     if quick or net != CURVE_NET:
         return
-    for method in CURVE:
+    for method in (m for m in CURVE if m not in s.shown):  # those that were chosen have their rows already
         yield training_measure.kept_rows(s, method)
 
 
