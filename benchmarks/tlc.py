@@ -46,7 +46,7 @@ class Case:
     random: bool = False
 
 
-TRAINING = {"batch": 128, "rate": 0.06, "score_samples": 256, "refit_samples": 256}
+TRAINING = {"batch": 128, "rate": 0.06, "score_samples": 192, "refit_samples": 256, "step": 0.5}
 CASES = {
     "mobilenetv2_035/budget": Case(
         "mobilenetv2_035", {"removed": 10, "latency_ratio": 0.77, "peak_ram_ratio": 0.9}, {**TRAINING, "per_round": 35, "epochs": 3}

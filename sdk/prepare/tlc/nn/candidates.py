@@ -22,7 +22,7 @@ Tell = Callable[[str], None]
 #: times the multiply-accumulates cannot be faster, and is not planned.
 HOPELESS = 4
 #: Shares of the channels between two convolutions that may be kept.
-NARROWER = (0.75, 0.5)
+NARROWER = (0.5, 0.25)
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ def candidates(module: fx.GraphModule, sites: Sequence[Site], costs: Costs, max_
     options = [_kept(i, place) for i, place in enumerate(places)]
     options += [_kept(i, place, (site,)) for i, place in enumerate(places) for site in behind.get(i, ())]
     for site in sites:
-        options += [wide for option in narrower(module, site, ops, places, costs) for wide in (option, *_widened(option, behind))]
+        options += narrower(module, site, ops, places, costs)
     kept: dict[str, Segment] = {}
     refused: list[str] = []
     every = segments(module, max_kernel)
@@ -108,8 +108,8 @@ def _widened(option: Option, behind: Mapping[int, Sequence[str]]) -> Iterator[Op
 
 
 def narrower(module: fx.GraphModule, site: Site, ops: Sequence[str], places: Sequence[Place], costs: Costs) -> Iterator[Option]:
-    """An activation between two plain convolutions, nothing else around it, removed with a quarter or a half of the channels in between gone:
-    two convolutions in a row need not be as wide as what they were trained for."""
+    """An activation between two plain convolutions, nothing else around it, removed with a half or three quarters of the channels in between
+    gone: two convolutions in a row need not be as wide as what they were trained for."""
     pair = between(module, site, ops)
     if pair is None:
         return

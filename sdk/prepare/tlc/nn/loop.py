@@ -23,7 +23,7 @@ from sdk.prepare.tlc.nn.evaluate import evaluate, pieces
 from sdk.prepare.tlc.nn.network import Dense, build, values_of
 from sdk.prepare.tlc.nn.resume import Standing, save
 from sdk.prepare.tlc.nn.samples import Samples
-from sdk.prepare.tlc.nn.score import Importance, by_single
+from sdk.prepare.tlc.nn.score import Importance, Removal, by_single
 from sdk.prepare.tlc.nn.tune import Teacher, Tell, Tuning, tune
 from sdk.prepare.tlc.records import Budget, Round, Settings
 
@@ -160,11 +160,13 @@ def _begin(task: Task, standing: Standing) -> Standing:
     names = pick(task, standing, importance, [site.name for site in left])
     if not names:
         return replace(standing, ended="nothing left")
-    now = standing.now.without(tuple(importance.removal(name, keep) for name, keep in names.items()), ())
-    now = replace(now, merges=merges_of(task.candidates.standing(now.passing)))
+    removals = tuple(importance.replacements[name] for name in names)
+    narrow = tuple(replace(removal, width=names[removal.site]) for removal in removals)
+    merges = merges_of(task.candidates.standing(standing.now.without(narrow, ()).passing))
+    now = standing.now.without(removals, merges)
     task.tell(f"round {number}: removing {', '.join(names)}")
-    made = refitted(task, build(task.dense, now).eval(), module, tuple(names))
-    now = replace(now, values=values_of(made))
+    made = refitted(task, narrowed(task, build(task.dense, now).eval(), narrow), module, tuple(names))
+    now = replace(standing.now.without(narrow, merges), values=values_of(made))
     before = evaluate(made, *task.samples.held()).accuracy
     pending = {"removed": list(names), "expected_loss": importance(names), "accuracy_before_training": before}
     return replace(standing, now=now, pending=pending, tuning=Tuning())
@@ -173,6 +175,17 @@ def _begin(task: Task, standing: Standing) -> Standing:
 def merges_of(selection: Selection) -> tuple[str, ...]:
     """Keys of the segments that a selection makes one operation."""
     return tuple(option.merged for option in selection.options if option.merged)
+
+
+def narrowed(task: Task, made: fx.GraphModule, removals: Iterable[Removal]) -> fx.GraphModule:
+    """With the middle of each pair of layers as wide as its removal has it."""
+    from sdk.prepare.tlc.nn.narrow import narrow
+
+    x, _ = task.samples.first(task.settings.refit_samples)
+    for removal in removals:
+        if removal.width:
+            made = narrow(made, removal.site, removal.width, [x[rows] for rows in pieces(len(x), 128)])
+    return made
 
 
 def refitted(task: Task, made: fx.GraphModule, before: fx.GraphModule, names: Sequence[str]) -> fx.GraphModule:
@@ -215,7 +228,7 @@ def _by_cost(task: Task, standing: Standing, importance: Importance) -> dict[str
     new = [o for o in selection.options if not gone.issuperset(o.removes)] if selection is not None else []
     names: dict[str, int] = {}
     for option in sorted(new, key=lambda o: (o.loss, o.first)):
-        more = {name: option.keep if name == option.removes[0] else 0 for name in option.removes if name not in gone}
+        more = {name: option.keep for name in option.removes if name not in gone}
         if not names or len(names) + len(more) <= task.settings.per_round:
             names |= more
     return {name: names[name] for name in task.dense.sites if name in names}

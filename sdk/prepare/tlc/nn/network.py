@@ -54,20 +54,29 @@ class Network:
 
 
 def build(dense: Dense, network: Network) -> fx.GraphModule:
-    """The trainable module: with its weights, activations replaced, padded for its merges."""
-    from sdk.prepare.tlc.nn.linearise import linearise
+    """The trainable module: with its weights, activations replaced, layers as narrow as they were made, padded for its merges."""
+    from sdk.prepare.tlc.nn.narrow import narrowed
+    from sdk.prepare.tlc.nn.refit import with_bias
     from sdk.prepare.tlc.nn.repad import repad
 
     made = copy.deepcopy(dense.module)
     for name in set(network.values) - set(made.state_dict()):
         if name.endswith(".bias"):  # least squares gave this layer one
-            from sdk.prepare.tlc.nn.refit import with_bias
-
             made = with_bias(made, name.removesuffix(".bias"))
+    for removal in network.removals:
+        if removal.width:  # before the values: they have the narrow shapes
+            made = narrowed(removed_from(dense, made, removal), removal.site, removal.width)
     made.load_state_dict({name: network.values.get(name, value) for name, value in made.state_dict().items()})
     for removal in network.removals:
-        made = linearise(made, dense.sites[removal.site], scale=torch.from_numpy(removal.scale), shift=torch.from_numpy(removal.shift))
+        made = made if removal.width else removed_from(dense, made, removal)
     return repad(made, [dense.segments[key] for key in network.merges])
+
+
+def removed_from(dense: Dense, module: fx.GraphModule, removal: Removal) -> fx.GraphModule:
+    """A copy of a module without the activation of a removal."""
+    from sdk.prepare.tlc.nn.linearise import linearise
+
+    return linearise(module, dense.sites[removal.site], scale=torch.from_numpy(removal.scale), shift=torch.from_numpy(removal.shift))
 
 
 def values_of(module: fx.GraphModule) -> dict[str, Tensor]:

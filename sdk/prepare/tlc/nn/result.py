@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, fx, nn
 
@@ -80,7 +79,7 @@ def _layer(dense: Dense, op: str, fate: str, behind: Sequence[str], gone: Mappin
         return Layer(op, kind, fate)
     site = dense.sites[behind[0]]
     removal = gone.get(site.name)
-    passing = site.channels if removal is None else int(np.count_nonzero(removal.scale))
+    passing = site.channels if removal is None else removal.passing
     return Layer(op, kind, fate, site.name, removal is not None, passing, site.channels)
 
 

@@ -76,11 +76,11 @@ def load(path: Path, model_id: str) -> Standing:
 
 
 def _plain(network: Network) -> dict[str, Any]:
-    return {"removed": list(network.removed), "merges": list(network.merges)}
+    return {"removed": [[removal.site, removal.width] for removal in network.removals], "merges": list(network.merges)}
 
 
 def _network(arrays: Mapping[str, np.ndarray], plain: Mapping[str, Any], which: str) -> Network:
-    removals = tuple(Removal(site, arrays[f"{which}/scale/{site}"], arrays[f"{which}/shift/{site}"]) for site in plain["removed"])
+    removals = tuple(Removal(site, arrays[f"{which}/scale/{site}"], arrays[f"{which}/shift/{site}"], width) for site, width in plain["removed"])
     prefix = f"{which}/values/"
     values = {name.removeprefix(prefix): torch.from_numpy(a) for name, a in arrays.items() if name.startswith(prefix)}
     return Network(removals, tuple(plain["merges"]), values)

@@ -22,21 +22,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Removal:
-    """What stands where an activation was: y = scale * x + shift, [C] each; channels of scale 0 are OFF."""
+    """What stands where an activation was: y = scale * x + shift, [C] each; channels of scale 0 are OFF. `width`: where it is not 0, only so
+    many channels flow there, mixed of the C."""
 
     site: str
     scale: np.ndarray = field(repr=False)
     shift: np.ndarray = field(repr=False)
+    width: int = 0
 
     @property
     def passing(self) -> int:
-        """Channels that are not OFF."""
-        return int(np.count_nonzero(self.scale))
-
-    def narrowed(self, keep: np.ndarray, constant: np.ndarray | None = None) -> Removal:
-        """Only the channels of `keep` (bool [C]) pass; the others are `constant` [C], or zero."""
-        rest = np.zeros_like(self.shift) if constant is None else constant
-        return Removal(self.site, np.where(keep, self.scale, 0.0), np.where(keep, self.shift, rest))
+        """Channels that flow there."""
+        return self.width or int(np.count_nonzero(self.scale))
 
 
 def replacement(module: fx.GraphModule, site: Site, moments: Moments, rule: str) -> Removal:
@@ -76,33 +73,33 @@ class Importance:
             self._known[left, keep] = self._from_criterion(left) if self._kind in SCORES else self._measured(left, keep)
         return self._known[left, keep]
 
-    def removal(self, name: str, keep: int = 0) -> Removal:
-        """What takes an activation's place: the rule's, or of it the `keep` channels that tell the layer behind most."""
-        return self.replacements[name] if not keep else self.replacements[name].narrowed(self._strongest(name, keep))
-
-    def _strongest(self, name: str, keep: int) -> np.ndarray:
-        """bool [C]: by the variance that each channel's values bring to the layer behind. What a constant brings, least squares puts into its bias."""
-        follower = self._trial.get_submodule(self._sites[name].followers[0]).weight.detach().double()  # type: ignore[operator, union-attr]
-        reach = follower.pow(2).flatten(2).sum((0, 2)).numpy() if follower.dim() > 2 else follower.pow(2).sum(0).numpy()  # type: ignore[operator]
-        strength = self.replacements[name].scale ** 2 * self.moments[name].var_x * reach
-        chosen = np.zeros(len(strength), bool)
-        chosen[np.argsort(-strength, kind="stable")[:keep]] = True
-        return chosen
-
     def _measured(self, names: frozenset[str], keep: int) -> float:
-        """With the activations replaced for the moment; the network itself is not touched. Channels that go keep their mean here."""
+        """With the activations replaced for the moment; the network itself is not touched."""
+        if keep:
+            return self._moved(self._narrow(next(iter(names)), keep))
         before = {name: self._trial.get_submodule(name) for name in names}
         try:
             for name in names:
-                found = self.replacements[name]
-                found = found.narrowed(self._strongest(name, keep), self.moments[name].mean_y) if keep else found
-                self._trial.set_submodule(name, affine(found, self._sites[name].channel_dim, self._x))
-            if self._answers is not None:
-                return divergence(self._answers, answers(self._trial, self._x))
-            return evaluate(self._trial, self._x, self._y).loss - self._base
+                self._trial.set_submodule(name, affine(self.replacements[name], self._sites[name].channel_dim, self._x))
+            return self._moved(self._trial)
         finally:
             for name, layer in before.items():
                 self._trial.set_submodule(name, layer)
+
+    def _narrow(self, name: str, width: int) -> fx.GraphModule:
+        """Copies of the network with one activation removed and so many channels in its place."""
+        from sdk.prepare.tlc.nn.linearise import linearise
+        from sdk.prepare.tlc.nn.narrow import narrow
+
+        found = self.replacements[name]
+        without = linearise(self._trial, self._sites[name], scale=torch.from_numpy(found.scale), shift=torch.from_numpy(found.shift))
+        return narrow(without, name, width, [self._x[rows] for rows in pieces(len(self._x))])
+
+    def _moved(self, changed: fx.GraphModule) -> float:
+        """How far the answers are from those of before, or how much the loss rose."""
+        if self._answers is not None:
+            return divergence(self._answers, answers(changed, self._x))
+        return evaluate(changed, self._x, self._y).loss - self._base
 
     def _from_criterion(self, names: frozenset[str]) -> float:
         score: Callable[..., float] = SCORES[self._kind]
