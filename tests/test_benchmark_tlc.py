@@ -53,7 +53,7 @@ def test_the_chart_shows_whole_cases_only_and_is_the_same_each_time(tmp_path):
 @pytest.mark.long
 def test_a_case_gives_every_metric(monkeypatch):
     folder = shared("cifar10")
-    case = dataclasses.replace(tlc.CASES["mobilenetv2_035/budget"], budget={"removed": 2}, options={"epochs": 0, "score_samples": 32, "refit_samples": 64})
+    case = dataclasses.replace(tlc.CASES["mobilenetv2_035/10"], budget={"removed": 2}, options={"epochs": 0, "score_samples": 32, "refit_samples": 64})
     monkeypatch.setitem(tlc.CASES, "small", case)
     monkeypatch.setattr(tlc, "QUICK", 150)
     given = tlc.pictures(folder, quick=True)
