@@ -139,6 +139,73 @@ def test_a_whole_network_merged_at_random_places_computes_the_same(name, seed, d
     assert ops == sum(isinstance(m, nn.Conv2d | nn.Linear) for m in made.modules()) - sum(len(s.ops) - 1 for s in chosen)
 
 
+class Sum(nn.Module):
+    """x -> ReLU of a 3x3, a 1x1 and no convolution, each with batch norm: as RepVGG trains."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = (nn.Sequential(nn.Conv2d(4, 4, k, padding=k // 2, bias=False), nn.BatchNorm2d(4)) for k in (3, 1))
+        self.c = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.relu(self.a(x) + self.b(x) + self.c(x))
+
+
+class NormFirst(nn.Module):
+    """x + convolutions with norm and activation before each: a residual block whose stream is never activated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.n, self.m = nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+        self.a, self.b = nn.Conv2d(4, 4, 3, padding=1, bias=False), nn.Conv2d(4, 4, 3, padding=1, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.b(torch.relu(self.m(self.a(torch.relu(self.n(x))))))
+
+
+def conv1d() -> nn.Module:
+    layers = [nn.Conv1d(4, 8, 5, 2, 2), nn.BatchNorm1d(8), nn.ReLU(), nn.Conv1d(8, 8, 3, 1, 1, groups=8), nn.ReLU(), nn.Conv1d(8, 6, 1), nn.ReLU()]
+    return nn.Sequential(*layers, nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(6, 4))
+
+
+def same() -> nn.Module:
+    wide = nn.Conv2d(8, 8, (1, 3), padding="same", dilation=(1, 2))
+    return nn.Sequential(nn.Conv2d(4, 8, (3, 5), padding="same"), nn.ReLU(), wide, nn.ReLU(), nn.Conv2d(8, 4, 2, padding="valid"))
+
+
+def circular() -> nn.Module:
+    turning = nn.Conv2d(8, 8, 3, padding=1, padding_mode="circular")
+    return nn.Sequential(nn.Conv2d(4, 8, 3, padding=1), nn.ReLU(), turning, nn.ReLU(), nn.Conv2d(8, 4, 1))
+
+
+PICTURES = (3, 4, 12, 11)
+
+
+@pytest.mark.parametrize("build, shape, keys", [
+    (conv1d, (3, 4, 30), {"0+3", "0+3+5", "3+5", "5+9"}), (same, PICTURES, {"0+2", "0+2+4", "2+4"}), (circular, PICTURES, set()),
+    (lambda: nn.Sequential(Sum(), Sum()), PICTURES, {"0.a.0+0.b.0+add", "1.a.0+1.b.0+add", "0.a.0+0.b.0+1.a.0+1.b.0+add"}),
+    (lambda: nn.Sequential(nn.Conv2d(4, 4, 1), NormFirst()), PICTURES, {"0+1.a+1.b+add", "1.a+1.b"}),
+    (lambda: nn.Sequential(nn.Linear(8, 9), nn.BatchNorm1d(9), nn.ReLU(), nn.Linear(9, 9), nn.GELU(), nn.Linear(9, 4)), (6, 8), {"0+3", "0+3+5", "3+5"}),
+])  # fmt: skip
+def test_other_structures_too_one_segment_at_a_time_and_all_activations_gone(build, shape, keys):
+    torch.manual_seed(0)
+    net, x = build().double().eval(), torch.randn(shape, dtype=torch.float64)
+    for layer in net.modules():
+        if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
+            for name in ("running_mean", "running_var", "weight", "bias"):
+                nn.init.uniform_(getattr(layer, name), 0.5, 1.5)
+    made = canonical(net, x)
+    every = segments(made, 11)
+    assert {segment.key for segment in every} == keys and len(keys) == len(every)
+    for segment in every:
+        padded = repad(without(made, [segment], shift=0.5), [segment])
+        assert apart(answer(finish(padded, [segment]), x), answer(padded, x)) < 1e-12
+    gone = made
+    for number, site in enumerate(sites(made)):
+        gone = linearise(gone, site, torch.arange(site.channels) % 3 != number % 3, shift=torch.linspace(-1, 1, site.channels))
+    assert apart(answer(finish(gone), x), answer(gone, x)) < 1e-12
+
+
 def test_pooling_comes_before_a_pointwise_convolution_and_the_classifier_as_one():
     made, chosen = whole("mobilenetv2_short", "6.0+9")
     x = tlc_nets.example("mobilenetv2_short")

@@ -76,6 +76,13 @@ def test_weights_that_explain_everything_are_found(shape, kernel, stride, paddin
     assert new.bias is not None and torch.allclose(new.bias, old.bias if bias else torch.zeros_like(new.bias), atol=1e-7)
 
 
+@pytest.mark.parametrize("kernel, options", [(3, {"padding": 1, "padding_mode": "circular"}), (5, {"padding": "same"}), (2, {"padding": "valid"})])
+def test_other_ways_to_pad_are_solved_too(kernel, options):
+    module, batches = chain(nn.Conv2d(8, 4, kernel, **options))
+    solved = refit(changed(module, "2"), module, "2", batches, ridge=TINY)
+    assert torch.allclose(solved.get_submodule("2").weight, module.get_submodule("2").weight, atol=1e-7)
+
+
 @pytest.mark.parametrize("dims, second", [(0, nn.Linear(8, 3)), (2, nn.Conv2d(8, 3, 3, 2, 1))])
 def test_numpys_least_squares_says_the_same(dims, second):
     module, batches = chain(second, dims)

@@ -188,6 +188,7 @@ class Noise(nn.Module):
     (Written(branches), PICTURE, "cannot trace Written: .*write its forward without branches on the values of its input"),
     (Two(), PICTURE, "Two returns a tuple, not one tensor; wrap it"),
     (Noise(), PICTURE, "Noise computes something else once traced"),
+    (nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 4, 1))), PICTURE, "0 has parametrized weights; call torch.nn.utils.param"),
     (Written(nn.ReLU()), torch.rand(2, 5, 8, 8), r"Written does not take an example of shape \[1, 5, 8, 8\]"),
 ])  # fmt: skip
 def test_what_cannot_be_traced_is_refused(net, example, text):

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn.utils.parametrize import is_parametrized
 
 from sdk.errors import UsageError
 from sdk.prepare.tlc.nn.activations import spelled
@@ -45,6 +46,7 @@ def canonical(model: nn.Module, example: Example) -> fx.GraphModule:
     take the example, or computes something else once traced.
     """
     inputs = example if isinstance(example, tuple) else (example,)
+    _plain(model)
     source = copy.deepcopy(model).eval()
     made = source if isinstance(source, fx.GraphModule) else _traced(copy.deepcopy(source))
     _respell(made)
@@ -52,6 +54,13 @@ def canonical(model: nn.Module, example: Example) -> fx.GraphModule:
     _same(source, made, tuple(x[:1] for x in inputs))
     reshape(made)
     return made
+
+
+def _plain(model: nn.Module) -> None:
+    """Raises UsageError where weights are computed from others at every call: what is written into them would be lost."""
+    for name, layer in model.named_modules():
+        if is_parametrized(layer):
+            raise UsageError(f"{name or type(model).__name__} has parametrized weights; call torch.nn.utils.parametrize.remove_parametrizations on it first")
 
 
 def _traced(model: nn.Module) -> fx.GraphModule:

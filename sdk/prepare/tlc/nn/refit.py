@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, fx, nn
 
 from sdk.errors import DataError, UsageError
-from sdk.prepare.tlc.nn.affine import of_layer
 from sdk.prepare.tlc.nn.nodes import BATCH_NORMS, LINEAR, called_once
 
 Batch = Tensor | tuple[Tensor, ...]
@@ -89,8 +88,8 @@ def with_bias(module: fx.GraphModule, op: str) -> fx.GraphModule:
 
 def _layer(module: fx.GraphModule, op: str) -> nn.Conv1d | nn.Conv2d | nn.Linear:
     layer = dict(module.named_modules()).get(op)
-    if not isinstance(layer, LINEAR) or of_layer(layer, "meta") is None:
-        raise UsageError(f"cannot refit {op!r}: it is no convolution or linear layer of this network that pads with zeros; take one of `linear_ops`")
+    if not isinstance(layer, LINEAR):
+        raise UsageError(f"cannot refit {op!r}: it is no convolution or linear layer of this network; take one of `linear_ops`")
     if not called_once(module, op):
         raise UsageError(f"cannot refit {op!r}: the network calls it more than once; refit layers that have weights of their own")
     return layer
@@ -155,10 +154,10 @@ class _Patches:
 
     @classmethod
     def of(cls, layer: nn.Conv1d | nn.Conv2d, x: Tensor) -> _Patches:
-        value = of_layer(layer, "meta")
-        assert value is not None, "checked when the layer was found"
-        sides = [a for p in reversed(value.padding) for a in (p, p)]
-        return cls(nn.functional.pad(x, sides), layer.kernel_size, layer.stride, layer.dilation)
+        given = layer.padding
+        sides = layer._reversed_padding_repeated_twice if isinstance(given, str) else [p for p in reversed(given) for _ in range(2)]
+        mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
+        return cls(nn.functional.pad(x, sides, mode), layer.kernel_size, layer.stride, layer.dilation)
 
     @property
     def sizes(self) -> list[int]:

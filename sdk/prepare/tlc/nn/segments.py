@@ -56,12 +56,22 @@ class Segment:
 
 def segments(module: fx.GraphModule, max_kernel: int = MAX_KERNEL) -> tuple[Segment, ...]:
     """Every segment of a canonical network whose merged kernel is at most `max_kernel`, in order; they overlap."""
-    return tuple(_segment(module, span) for span in spans(module, max_kernel))
+    return tuple(_segment(module, span) for span in _largest(module, spans(module, max_kernel)))
+
+
+def _largest(module: fx.GraphModule, found: Iterable[Span]) -> list[Span]:
+    """Of spans with the same ops, the one with most around them: a batch norm or the input itself may be added to a sum of convolutions."""
+    best: dict[tuple[tuple[str, ...], bool], Span] = {}
+    for span in found:
+        key = (within(module, span.nodes)[0], span.closes)
+        if key not in best or len(span.nodes) > len(best[key].nodes):
+            best[key] = span
+    return list(best.values())
 
 
 def find(module: fx.GraphModule, wanted: Segment) -> Span:
     """Where a segment lies in this copy of the network. Raises UsageError where it is not there (any more)."""
-    for span in spans(module, max(wanted.kernel), frozenset(wanted.ops)):
+    for span in _largest(module, spans(module, max(wanted.kernel), frozenset(wanted.ops))):
         if span.closes == wanted.closes and within(module, span.nodes)[0] == wanted.ops:
             return span
     raise UsageError(f"the network has no segment {wanted.key}; take one that `segments` lists for it, and merge each op once")
@@ -122,7 +132,7 @@ def _reason(module: fx.GraphModule, site: Site, node: fx.Node) -> str:
     reader = next(iter(node.users))
     if is_pool(module, reader) or is_norm(module, reader):
         layer = module_of(module, reader)
-        return f"a {type(layer).__name__ if layer is not None else reader.name} stands between it and the next linear op"
+        return f"{type(layer).__name__ if layer is not None else reader.name} stands between it and the next linear op"
     if not site.exclusive:
         return "what it reads is read elsewhere too, or is a sum of branches that do not become one op"
     return f"the merged kernel would be larger than {MAX_KERNEL}, or a layer around it pads with something else than zeros or is used twice"
