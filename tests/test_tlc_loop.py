@@ -168,9 +168,9 @@ def test_max_drop_ends_with_the_last_network_within_it(net, data):
     assert report.drop_points <= 1.0 + 1e-6
 
 
-@pytest.mark.parametrize("choice", ["greedy", "random"])
-def test_other_choices_remove_as_many_as_asked(net, data, choice):
-    found = sdk.tlc.collapse(net, data, {"removed": 2}, choice=choice, rule="on_off", **{**QUICK, "epochs": 0})
+@pytest.mark.parametrize(("choice", "importance"), [("greedy", "auto"), ("random", "auto"), ("dynamic", "energy")])
+def test_other_choices_remove_as_many_as_asked(net, data, choice, importance):
+    found = sdk.tlc.collapse(net, data, {"removed": 2}, choice=choice, importance=importance, rule="on_off", **{**QUICK, "epochs": 0})
     assert len(found.removed) == 2
     assert found.report.ended == "budget met"
 

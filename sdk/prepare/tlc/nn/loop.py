@@ -18,6 +18,7 @@ from torch import fx
 
 from sdk.errors import DoesNotFit, TrainingDiverged
 from sdk.prepare.tlc.choose import Option, Selection, choose, crossing_set
+from sdk.prepare.tlc.criterion import SCORES
 from sdk.prepare.tlc.nn.candidates import Candidates, realised
 from sdk.prepare.tlc.nn.evaluate import evaluate, pieces
 from sdk.prepare.tlc.nn.network import Dense, build, values_of
@@ -222,7 +223,8 @@ def _room(task: Task, standing: Standing) -> int:
 def _by_cost(task: Task, standing: Standing, importance: Importance) -> dict[str, int]:
     """The dynamic programme's choice for this round's share of the way, least harmful stretches first."""
     gone = set(standing.now.removed)
-    open_ = [o for o in task.candidates.options if not o.keep or o.removes[0] not in gone or realised(o, standing.now.passing)]
+    blind = task.settings.measure in SCORES  # the criterion cannot tell what narrowing costs
+    open_ = [o for o in task.candidates.options if not o.keep or realised(o, standing.now.passing) or not (blind or o.removes[0] in gone)]
     options = [replace(o, loss=max(0.0, importance(o.removes, o.keep))) for o in open_]
     selection = _next_selection(task, standing, options)
     new = [o for o in selection.options if not gone.issuperset(o.removes)] if selection is not None else []
