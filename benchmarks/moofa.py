@@ -34,7 +34,7 @@ COMPARED = ("small-ofa", "small-moofa")
 PARTS = ("budgets", "search", "alone", "boards")
 BUDGETS = ("10KiB", "16KiB", "26KiB", "64KiB")
 #: Training pictures that int8 ranges come from, test pictures that the int8 net is judged on (its meaning in numpy is slow), and pictures for statistics.
-CALIBRATED, JUDGED, STATISTICS = 512, 2000, 2000
+CALIBRATED, JUDGED, STATISTICS = 512, 5000, 2000
 UNITS = {"arena_bytes": "bytes", "observed_arena_bytes": "bytes", "flash_bytes": "bytes", "macs": "MACs", "instructions": "instructions", "latency_ms": "ms"}
 HIGHER = ("accuracy", "accuracy_alone", "kendall_tau", "feasible_share")
 
@@ -112,7 +112,7 @@ def keep(ladder: str, found: Any) -> None:
 
 def compact(facts: dict[str, Any]) -> str:
     """JSON with a line for each measurement and each line of the log."""
-    lists = {name: facts[name] for name in ("log", "measured") if name in facts}
+    lists = {name: facts[name] for name in ("log", "shelf", "measured") if name in facts}
     head = json.dumps({name: value for name, value in facts.items() if name not in lists}, indent=1)[:-2]
     bodies = [f' "{name}": [\n' + ",\n".join("  " + json.dumps(entry) for entry in entries) + "\n ]" for name, entries in lists.items()]
     return ",\n".join([head, *bodies]) + "\n}\n"
