@@ -2,8 +2,10 @@
 
 Every slot has a column for each kernel and each expansion (all zero where the subnet does not use the slot, which is how depth is
 seen), and the input's side has one for each resolution. On the published measurements of MOOFA's and OFA's subnets this closed form
-ranks as well as the usual network of three layers of 400, from a tenth of the measurements. Being linear it promises more than was ever measured at the
-ends of the space, so what it tells is held within the measured range; the raw value is there to rank by.
+ranks as well as the usual network of three layers of 400, from a tenth of the measurements. Two things are added: the logarithm of the subnet's
+work with its square, as accuracy bends with size, and every one-hot times that logarithm, as a choice is worth more in one size of net than in another.
+On a supernet trained for a few epochs (CIFAR-10, 304 measured subnets, 150 of them learned from) they bring the error from 0.84 points to 0.5.
+What it tells is held within the measured range, which it would leave at the ends of the space; the raw value is there to rank by.
 """
 
 from __future__ import annotations
@@ -14,12 +16,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from sdk.errors import DataError, UsageError
-from sdk.prepare.moofa.space import Ladder, Subnet, active
+from sdk.prepare.moofa.devices import work
+from sdk.prepare.moofa.space import Ladder, Subnet, active, largest, smallest
 
 #: Penalties that leave-one-out chooses among.
 PENALTIES = (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 #: Fewer measurements than this say nothing.
 FEWEST = 8
+#: Scales of the added columns beside the one-hots' 1: the larger, the less the ridge holds a column's weight back.
+SPREAD, BENT, TILTED = 2.0, 3.0, 0.5
 
 
 def width(ladder: Ladder) -> int:
@@ -43,6 +48,15 @@ def features(ladder: Ladder, subnets: Sequence[Subnet]) -> np.ndarray:
     return x
 
 
+def columns(ladder: Ladder, subnets: Sequence[Subnet]) -> np.ndarray:
+    """What the ridge is on: `features`, log work and its square, features times log work; [n, 2 width + 2] float64."""
+    ends = [np.log(work(ladder, end(ladder)).macs) for end in (smallest, largest)]
+    size = np.log([work(ladder, net).macs for net in subnets]).reshape(-1, 1)
+    size = SPREAD * (2 * (size - ends[0]) / max(ends[1] - ends[0], 1e-9) - 1)  # [n, 1] from -SPREAD, the smallest subnet, to SPREAD, the largest
+    x = features(ladder, subnets)
+    return np.hstack([x, BENT * size, BENT * size**2, TILTED * size * x])
+
+
 @dataclass(frozen=True)
 class Predictor:
     """A fitted ridge; accuracies are shares in [0, 1] or percent, as they were measured.
@@ -52,10 +66,10 @@ class Predictor:
     """
 
     ladder: Ladder
-    centre: np.ndarray  #: mean of the features [width]
+    centre: np.ndarray  #: mean of the columns [2 width + 2]
     mean: float  #: of the accuracies
-    weights: np.ndarray  #: [width]
-    covariance: np.ndarray  #: of the weights [width, width]
+    weights: np.ndarray  #: [2 width + 2]
+    covariance: np.ndarray  #: of the weights [2 width + 2, 2 width + 2]
     penalty: float  #: the ridge's
     noise: float  #: standard deviation of a measurement about the prediction
     count: int  #: measurements behind it
@@ -64,7 +78,7 @@ class Predictor:
     left_out: np.ndarray  #: each measurement as predicted by all the others [count]
 
     def score(self, subnets: Sequence[Subnet]) -> np.ndarray:
-        """The linear prediction [n], unbounded: to rank by."""
+        """The prediction [n], unbounded: to rank by."""
         return self._rows(subnets) @ self.weights + self.mean
 
     def predict(self, subnets: Sequence[Subnet]) -> tuple[np.ndarray, np.ndarray]:
@@ -89,7 +103,7 @@ class Predictor:
         return chosen
 
     def _rows(self, subnets: Sequence[Subnet]) -> np.ndarray:
-        return features(self.ladder, subnets) - self.centre
+        return columns(self.ladder, subnets) - self.centre
 
     def _deviation(self, rows: np.ndarray, covariance: np.ndarray) -> np.ndarray:
         spread = np.einsum("nf,fg,ng->n", rows, covariance, rows, optimize=True)
@@ -118,12 +132,12 @@ def fit(ladder: Ladder, subnets: Sequence[Subnet], accuracy: Sequence[float] | n
         raise DataError(f"the accuracy of subnet {int(np.argmin(np.isfinite(y)))} is not finite; measure it again or leave it out")
     if penalty is not None and not penalty > 0:
         raise UsageError(f"a ridge penalty of {penalty} is not possible; give one above 0, or None to have it chosen")
-    x = features(ladder, subnets)
+    x = columns(ladder, subnets)
     return _solve(ladder, x, y, penalty)
 
 
 def _solve(ladder: Ladder, x: np.ndarray, y: np.ndarray, penalty: float | None) -> Predictor:
-    """x [n, width], y [n]. One decomposition serves every penalty."""
+    """x [n, columns], y [n]. One decomposition serves every penalty."""
     centre, mean = x.mean(0), float(y.mean())
     u, s, vt = np.linalg.svd(x - centre, full_matrices=False)
     tried = {p: _left_out(u, s, y - mean, p) for p in (PENALTIES if penalty is None else (penalty,))}
