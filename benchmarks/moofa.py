@@ -142,7 +142,7 @@ def ratios(rows: Sequence[Row], before: Sequence[Row]) -> Iterator[Row]:
     for case, metric in [(r.case, r.metric) for r in rows]:
         ladder, _, rest = case.partition("@")
         named = {"instructions": "instructions_ratio", "latency_ms": "latency_ratio", "arena_bytes": "peak_ram_ratio"}
-        if ladder == ours and metric in named and (other := known.get((f"{base}@{rest}", metric))):
+        if ladder == ours and metric in named and (case, "accuracy") in known and (other := known.get((f"{base}@{rest}", metric))):
             yield row(case, named[metric], known[case, metric] / other)
 
 
