@@ -9,7 +9,8 @@ from benchmarks.rows import Row
 
 
 def test_ratios_are_to_the_other_ladder_at_the_same_budget():
-    ours = [moofa.row("small-moofa@stm32f746/10KiB", "accuracy", 0.7), moofa.row("small-moofa@stm32f746/10KiB", "instructions", 300.0), moofa.row("small-moofa@stm32f746/10KiB", "arena_bytes", 8000.0)]
+    values = {"accuracy": 0.7, "instructions": 300.0, "arena_bytes": 8000.0}
+    ours = [moofa.row("small-moofa@stm32f746/10KiB", metric, value) for metric, value in values.items()]
     other = [moofa.row("small-ofa@stm32f746/10KiB", "instructions", 200.0), moofa.row("small-ofa@stm32f746/16KiB", "arena_bytes", 4000.0)]
     assert list(moofa.ratios(ours, other)) == [Row("small-moofa@stm32f746/10KiB", "instructions_ratio", 1.5, "fraction", "lower")]
     assert list(moofa.ratios([moofa.row("small-moofa@stm32f746/0", "arena_bytes", 9.0)], [moofa.row("small-ofa@stm32f746/0", "arena_bytes", 8.0)])) == []
