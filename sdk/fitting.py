@@ -80,7 +80,8 @@ def fit(
     given = None if data is None else _split(*data, held_out, seed)
     classes = len(known.class_names) if given is None else int(np.max(data[1])) + 1  # type: ignore[index]
     say("choosing a subnet")
-    subnet, expected, spread, count = _choose(board, known, classes, budget, seed)
+    choice = _choose(board, known, classes, budget, seed, own=given is not None)
+    subnet = choice.subnet
     say("taking it out of the supernet")
     module = _module(known, subnet, given, tuning, report)
     pictures = known.samples() if given is None else given.x
@@ -93,8 +94,7 @@ def fit(
 
     artifact = compile_plan(plan)
     if given is None:
-        accuracy, accuracy_of = expected, f"as predicted from {count} subnets measured on held-back {task} pictures, +- {100 * spread:.1f} points"
-        names = known.class_names
+        accuracy, accuracy_of, names = choice.accuracy, choice.accuracy_of, known.class_names
     else:
         say("judging it on held-back pictures")
         accuracy, accuracy_of = _judged(plan, module, given)
@@ -129,19 +129,37 @@ def _split(x: Any, y: Any, held_out: float, seed: int) -> _Given:
     return _Given(x[kept], y[kept].astype(np.int64), x[back], y[back].astype(np.int64))
 
 
-def _choose(board: Device, known: Shipped, classes: int, budget: Any, seed: int) -> tuple[Subnet, float, float, int]:
-    """(the subnet, its expected accuracy, that expectation's standard deviation, measurements behind it)."""
-    measured = known.measured
-    expects = predictor.fit(known.ladder, [net for net, _ in measured], [accuracy for _, accuracy in measured])
+@dataclass(frozen=True)
+class _Choice:
+    """A subnet, how accurate it is on the task's own held-back pictures, and how that is known."""
+
+    subnet: Subnet
+    accuracy: float
+    accuracy_of: str
+
+
+def _choose(board: Device, known: Shipped, classes: int, budget: Any, seed: int, own: bool) -> _Choice:
+    """The most accurate one that the budget allows: of the shelf, or of the whole space where the user's own pictures give statistics."""
     if budget is None and board.kind != "mcu":
         budget = Budget(macs=work(known.ladder, largest(known.ladder)).macs)
     limit = within(board, budget)
     costs = pricing(board, known.ladder, classes, limit)
+    if not own:
+        fitting = [(accuracy, net) for net, accuracy in known.shelf if limit.allows(costs(net))]
+        for accuracy, net in sorted(fitting, key=lambda pair: -pair[0]):
+            if _fits(costs, net):
+                return _Choice(net, accuracy, f"measured on held-back {known.task} pictures before it was quantised")
+    measured = known.measured
+    expects = predictor.fit(known.ladder, [net for net, _ in measured], [accuracy for _, accuracy in measured])
     found = evolve(known.ladder, expects.score, costs, limit, Evolution(seed=seed), start=[net for net, _ in measured], count=FINALISTS)
-    fitting = (f.subnet for f in found if not isinstance(costs, Costs) or costs.plan(f.subnet).fits)
-    subnet = next(fitting, found[0].subnet)
-    accuracy, spread = expects.predict([subnet])
-    return subnet, float(accuracy[0]), float(spread[0]), len(measured)
+    subnet = next((f.subnet for f in found if _fits(costs, f.subnet)), found[0].subnet)
+    accuracy, spread = (float(value[0]) for value in expects.predict([subnet]))
+    return _Choice(subnet, accuracy, f"as predicted from {len(measured)} subnets measured on held-back {known.task} pictures, +- {100 * spread:.1f} points")
+
+
+def _fits(costs: Any, subnet: Subnet) -> bool:
+    """Whether the whole plan fits; a computer has room for any."""
+    return not isinstance(costs, Costs) or bool(costs.plan(subnet).fits)
 
 
 def _module(known: Shipped, subnet: Subnet, given: _Given | None, tuning: Any, report: Callable[[Any], None] | None) -> SubnetModule:
@@ -149,6 +167,8 @@ def _module(known: Shipped, subnet: Subnet, given: _Given | None, tuning: Any, r
     from sdk.prepare.moofa.nn.norm import reestimate
     from sdk.prepare.moofa.nn.tune import tune
 
+    if given is None and (whole := known.whole(subnet)) is not None:
+        return whole
     module = known.load().extract(subnet)
     if given is None:
         reestimate(module, batches(known.samples(), subnet.resolution))
@@ -214,7 +234,9 @@ def _decisions(
         latency = "" if cost["latency_ms"] is None else f", about {cost['latency_ms']:.0f} ms an inference"
         yield f"It takes {cost['arena_bytes']:,} bytes of RAM, {cost['flash_bytes']:,} of flash and {cost['macs']:,} MACs{latency}."
     if given is None:
-        yield "Nothing was trained: its batch-norm statistics and int8 ranges come from sample pictures that were made from the supernet's weights."
+        yield "Nothing was trained; its int8 ranges come from sample pictures that were made from the supernet's weights."
+        if all(net != subnet for net, _ in known.shelf):
+            yield "No subnet that is kept whole meets the budget, so this one's batch-norm statistics come from them too, which costs accuracy: give data."
     else:
         yield f"Its {'head' if tune == 'head' else 'whole'} learned {len(given.y)} pictures of yours in {int(given.y.max()) + 1} classes."
     yield f"Accuracy {100 * accuracy:.1f} %, {accuracy_of}."

@@ -14,10 +14,12 @@ torch = pytest.importorskip("torch")
 
 import sdk  # noqa: E402
 from sdk.cli import main  # noqa: E402
-from sdk.errors import DataError, DoesNotFit, UsageError  # noqa: E402
+from sdk.errors import DataError, DoesNotFit, ModelError, UsageError  # noqa: E402
 from sdk.prepare.moofa import shipped  # noqa: E402
-from sdk.prepare.moofa.nn import store  # noqa: E402
+from sdk.prepare.moofa.nn import shelf, store  # noqa: E402
+from sdk.prepare.moofa.nn.data import batches  # noqa: E402
 from sdk.prepare.moofa.nn.elastic import Supernet  # noqa: E402
+from sdk.prepare.moofa.nn.norm import reestimate  # noqa: E402
 from sdk.prepare.moofa.nn.recipe import sandwich  # noqa: E402
 from sdk.prepare.moofa.nn.train import train  # noqa: E402
 from sdk.prepare.moofa.space import Ladder, largest, sample, smallest  # noqa: E402
@@ -44,8 +46,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     train(net, *tinted(256), sandwich(LADDER, 12, 0.2, batch=64))
     random = Random(0)
     nets = [smallest(LADDER), largest(LADDER), *(sample(LADDER, random) for _ in range(20))]
+    whole = [smallest(LADDER), largest(LADDER), nets[5]]
+    shelf.save(made / "tints_shelf.npz", [shelf.statistics(reestimate(net.extract(n), batches(tinted(256)[0], n.resolution))) for n in whole])
+    kept = [{"subnet": n.to_json(), "accuracy": 0.95 + 0.01 * i} for i, n in enumerate((whole[0], whole[2], whole[1]))]
+    kept = [kept[0], kept[2], kept[1]]
     measured = [{"subnet": n.to_json(), "accuracy": 0.5 + 0.01 * (sum(n.depths) + sum(n.expansions) + n.resolution / 4)} for n in nets]
-    store.save(net, made / "tints", {"class_names": NAMES, "task": "tints", "measured": measured})
+    store.save(net, made / "tints", {"class_names": NAMES, "task": "tints", "measured": measured, "shelf": kept})
     np.savez_compressed(made / "tints_samples.npz", x=tinted(64)[0], y=tinted(64)[1])
     return made
 
@@ -67,13 +73,28 @@ def test_a_network_is_made_for_the_board_without_any_training() -> None:
     x, y = tinted(24, 5, fitted.subnet.resolution)
     with fitted.artifact.flash("emulator") as session:
         assert (answers(session, x) == y).mean() > 0.9
-    assert "Nothing was trained" in str(fitted) and "as predicted from 22 subnets" in str(fitted)
+    assert fitted.subnet == largest(LADDER) and fitted.accuracy == 0.97
+    assert "Nothing was trained" in str(fitted) and "97.0 %, measured on held-back tints pictures" in str(fitted) and "costs accuracy" not in str(fitted)
 
 
 def test_a_tight_budget_is_kept_and_chooses_a_smaller_network() -> None:
     free = sdk.fit("stm32f746", "tints")
     least = sdk.fit("stm32f746", "tints", budget=free.cost["arena_bytes"] - 500)
     assert least.cost["arena_bytes"] <= free.cost["arena_bytes"] - 500 and least.subnet != free.subnet
+
+
+def test_where_no_whole_subnet_fits_one_is_searched_and_that_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shipped.Shipped, "shelf", property(lambda self: []))
+    fitted = sdk.fit("stm32f746", "tints")
+    assert "as predicted from 22 subnets" in str(fitted) and "which costs accuracy: give data" in str(fitted)
+
+
+def test_statistics_of_another_subnet_are_refused(folder: Path) -> None:
+    net = shipped.shipped("tints").load()
+    with pytest.raises(ModelError, match="they are another subnet's"):
+        shelf.put(net.extract(largest(LADDER)), shelf.load(folder / "tints_shelf.npz", 0))
+    with pytest.raises(ModelError, match="hold no subnet 7"):
+        shelf.load(folder / "tints_shelf.npz", 7)
 
 
 @pytest.mark.long

@@ -14,6 +14,7 @@ from sdk.prepare.moofa.space import Ladder, Subnet, from_json, ladder_from
 
 if TYPE_CHECKING:
     from sdk.prepare.moofa.nn.elastic import Supernet
+    from sdk.prepare.moofa.nn.plain import SubnetModule
 
 FOLDER = Path(__file__).resolve().parent / "shipped"
 
@@ -32,6 +33,22 @@ class Shipped:
         """(subnet, share of right answers) of every subnet that was measured."""
         return [(from_json(self.ladder, row["subnet"]), row["accuracy"]) for row in self.facts.get("measured", [])]
 
+    @property
+    def shelf(self) -> list[tuple[Subnet, float]]:
+        """(subnet, share of right answers) of those that are kept with statistics from real pictures."""
+        return [(from_json(self.ladder, row["subnet"]), row["accuracy"]) for row in self.facts.get("shelf", [])]
+
+    def whole(self, subnet: Subnet) -> SubnetModule | None:
+        """A subnet of the shelf, ready to be used without any picture; None for any other."""
+        from sdk.prepare.moofa.nn import shelf
+
+        index = next((i for i, (net, _) in enumerate(self.shelf) if net == subnet), None)
+        if index is None:
+            return None
+        module = self.load().extract(subnet)
+        shelf.put(module, shelf.load(FOLDER / f"{self.task}_shelf.npz", index))
+        return module
+
     def load(self) -> Supernet:
         """The weights, in evaluation mode."""
         from sdk.prepare.moofa.nn.store import load
@@ -39,7 +56,7 @@ class Shipped:
         return load(FOLDER / self.task)[0]
 
     def samples(self) -> np.ndarray:
-        """Pictures made from the weights alone: uint8 [n, R, R, 3]. They give ranges and statistics where there are no others."""
+        """Pictures made from the weights alone: uint8 [n, R, R, 3]. They give int8 ranges where there are no others."""
         with np.load(FOLDER / f"{self.task}_samples.npz", allow_pickle=False) as pack:
             return np.asarray(pack["x"])
 
