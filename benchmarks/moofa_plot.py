@@ -23,6 +23,8 @@ def moofa_chart(rows: Sequence[Row], path: Path) -> None:
     figure, axis = plt.subplots(figsize=(6.4, 3.6))
     for ladder, (label, colour) in NAMES.items():
         cases = sorted({c for c, m in known if c.startswith(f"{ladder}@") and m == "accuracy"}, key=lambda c: known[c, "arena_bytes"])
+        if not cases:
+            continue
         x, y = [known[c, "arena_bytes"] / 1024 for c in cases], [100 * known[c, "accuracy"] for c in cases]
         axis.plot(x, y, "o-", color=colour, label=label, linewidth=1.5, markersize=5)
         for case, left, top in zip(cases, x, y, strict=True):

@@ -61,7 +61,7 @@ def test_the_list_of_devices_is_the_list_of_devices():
 
 
 def test_each_link_leads_to_a_file():
-    for name in ("README.md", "CONTRIBUTING.md", "docs/ops.md", "docs/quantisation.md", "docs/training.md", "docs/linux.md"):
+    for name in ("README.md", "CONTRIBUTING.md", "docs/ops.md", "docs/quantisation.md", "docs/training.md", "docs/linux.md", "docs/moofa.md", "docs/tlc.md"):
         for target in re.findall(r"\]\(([^)#:]+)\)", (ROOT / name).read_text(encoding="utf-8")):
             assert ((ROOT / name).parent / target).exists(), f"{name} links to {target}"
 
@@ -84,6 +84,18 @@ def test_the_example_of_learning_runs(tmp_path):
     before, after = re.search(r"held-back samples: ([0-9.]+) % before, ([0-9.]+) % after", done.stdout).groups()
     assert float(after) > float(before) + 20
     assert (tmp_path / "out" / "payload" / "program.pt2").is_file()
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("page", "said"), [("moofa", "small-ofa on stm32f746, budget|equal-memory on stm32f746, budget"), ("tlc", "sequential on stm32f746")])
+def test_the_examples_of_making_networks_run(page, said, tmp_path):
+    for library in ("torch", "ziglang", "unicorn"):
+        pytest.importorskip(library)
+    code = "\n".join(re.findall(r"```python\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(encoding="utf-8"), re.S))
+    env = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=600, check=False)
+    assert done.returncode == 0, done.stderr
+    assert re.search(said, done.stdout), done.stdout
 
 
 @pytest.mark.long
