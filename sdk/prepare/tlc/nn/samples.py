@@ -91,11 +91,6 @@ def _check(x: Tensor, y: Tensor) -> None:
 
 def _tensor(value: Any) -> Tensor:
     """float64 becomes float32."""
-    if isinstance(value, Tensor):
-        found = value.detach()
-    else:
-        try:
-            found = torch.from_numpy(np.ascontiguousarray(value))
-        except (TypeError, ValueError) as error:
-            raise DataError(f"data of type {type(value).__name__} cannot be read as numbers; give arrays or tensors") from error
-    return found.float() if found.dtype == torch.float64 else found
+    from sdk.training.nn.data import tensor
+
+    return tensor(value)
