@@ -49,6 +49,7 @@ class Case:
 TRAINING = {"epochs": 1, "batch": 128, "rate": 0.03, "score_samples": 128, "refit_samples": 256, "step": 0.5, "per_round": 35}
 CASES = {
     "resnet18_quarter/budget": Case("resnet18_quarter", {"removed": 6, "latency_ratio": 0.75}, TRAINING, 3_840),
+    "resnet18_quarter/5": Case("resnet18_quarter", {"removed": 5}, {**TRAINING, "per_round": 2, "rate": 0.02}, 12_800),
     "mobilenetv2_035/10": Case("mobilenetv2_035", {"removed": 10}, TRAINING, 5_120),
     "mobilenetv2_035/budget": Case("mobilenetv2_035", {"removed": 10, "latency_ratio": 0.77, "peak_ram_ratio": 0.9}, {**TRAINING, "epochs": 3}),
     "resnet18_quarter/8 or random": Case("resnet18_quarter", {"removed": 8}, {**TRAINING, "epochs": 0, "per_round": 8}, 2_560, random=True),

@@ -35,8 +35,8 @@ def chart(rows: Sequence[Row], path: Path) -> None:
         axis.barh(places, [100] * len(cases), color=THEIRS, height=0.62)
         axis.barh(places, shares, color=OURS, height=0.62)
         for place, share in zip(places, shares, strict=True):
-            axis.text(min(share, 100) + 1.5, place, f"{share:.0f} %", va="center", fontsize=9, color=INK)
-        axis.set_xlim(0, 118)
+            axis.text(share + 1.5, place, f"{share:.0f} %", va="center", fontsize=9, color=INK)
+        axis.set_xlim(0, max(118, *(s + 20 for s in shares)))
         axis.set_xticks([])
         axis.set_title(title, fontsize=9, color=GREY)
         axis.tick_params(length=0, colors=INK)
