@@ -284,7 +284,7 @@ import sys, numpy as np, torch
 from tests.test_moofa_supernet import *
 torch.set_num_threads(1)
 net = Supernet(LADDER, CLASSES)
-train(net, *coloured(), sandwich(LADDER, 10, 0.2, batch=64), stop=lambda: False)
+train(net, *coloured(), sandwich(LADDER, 24, 0.2, batch=64), stop=lambda: False)
 values = torch.cat([p.detach().reshape(-1) for p in net.parameters()])
 print("RANK", torch.distributed.get_rank(), float(values.double().sum()), accuracy(net, smallest(LADDER)), flush=True)
 """
