@@ -26,7 +26,7 @@ from benchmarks.rows import ROOT, Row, publish, published_rows, table, to_json
 from benchmarks.train_small import images
 from benchmarks.train_supernet import PLACES, accuracy, split
 from sdk.prepare.moofa.ladders import LADDERS, SMALL_DEVICE
-from sdk.prepare.moofa.space import smallest
+from sdk.prepare.moofa.space import from_json, smallest
 
 CACHE = ROOT.parent / ".cache" / "moofa"
 #: MobileNet's ladder first: the other is compared with it.
@@ -146,8 +146,8 @@ def ratios(rows: Sequence[Row], before: Sequence[Row]) -> Iterator[Row]:
             yield row(case, named[metric], known[case, metric] / other)
 
 
-def search_rows(ladder: str, pictures: Pictures, quick: bool) -> list[Row]:
-    """Predictor and evolution, on the accuracies that were measured for the widest of the three budgets."""
+def search_rows(ladder: str, quick: bool) -> list[Row]:
+    """Predictor and evolution, from 150 of the accuracies that were measured."""
     from sdk.prepare.moofa import predictor
     from sdk.prepare.moofa.budget import Budget
     from sdk.prepare.moofa.cost import Costs
@@ -155,8 +155,6 @@ def search_rows(ladder: str, pictures: Pictures, quick: bool) -> list[Row]:
 
     space = LADDERS[ladder]
     facts = json.loads(PLACES[ladder].with_suffix(".json").read_text())
-    from sdk.prepare.moofa.space import from_json
-
     nets, found = zip(*((from_json(space, r["subnet"]), r["accuracy"]) for r in facts["measured"]), strict=True)
     order = np.random.default_rng(0).permutation(len(nets))
     seen, rest = order[:150], order[150:]
@@ -233,7 +231,7 @@ def everything(parts: Sequence[str], ladders: Sequence[str], budgets: Sequence[s
                 yield budget_rows(ladder, budget, pictures, quick)
     for ladder in ladders:
         if "search" in parts:
-            yield search_rows(ladder, pictures, quick)
+            yield search_rows(ladder, quick)
         if "alone" in parts:
             yield alone_rows(ladder, pictures, quick)
         if "boards" in parts:

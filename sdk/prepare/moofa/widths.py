@@ -11,9 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from sdk.errors import DoesNotFit, UsageError
-from sdk.planner.assess import flash_memory
-from sdk.planner.budget import budget
 from sdk.prepare.moofa.cost import Costs, Pieces
+from sdk.prepare.moofa.devices import within
 from sdk.prepare.moofa.ladders import MOOFA
 from sdk.prepare.moofa.space import Block, Ladder, divisible, largest
 from targets.device import Device, load_device
@@ -67,8 +66,8 @@ def widths(
 
 def _rooms(device: Device, ram_bytes: int | None, flash_bytes: int | None) -> tuple[int, int]:
     """Bytes of arena and of flash to be spent: as given, else what the device has."""
-    arenas = [memory.free_bytes for memory in budget(device).memories if memory.kind == "ram" and memory.region >= 0]
-    return (max(arenas) if ram_bytes is None else ram_bytes, flash_memory(device, ()).free_bytes if flash_bytes is None else flash_bytes)
+    free = within(device, None).limits
+    return (int(free["arena_bytes"]) if ram_bytes is None else ram_bytes, int(free["flash_bytes"]) if flash_bytes is None else flash_bytes)
 
 
 def _shape(like: Ladder, side: int, limits: Limits, name: str) -> Ladder:

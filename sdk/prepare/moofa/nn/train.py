@@ -28,7 +28,6 @@ from sdk.prepare.moofa.space import Subnet, largest, sample, smallest
 
 #: Seconds between checkpoints.
 EVERY_S = 60.0
-MIN_SIDE = 8
 
 
 @dataclass(frozen=True)
