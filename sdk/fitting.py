@@ -74,7 +74,10 @@ def fit(
     backend="onnx" for a Linux device, which otherwise tries every engine.
     Raises DoesNotFit with the smallest budget that would do, UsageError and DataError for wrong wishes and data.
     """
-    from sdk.prepare.moofa.nn.tune import Tuning
+    try:
+        from sdk.prepare.moofa.nn.tune import Tuning
+    except ImportError as error:
+        raise UsageError('fit takes its networks out of a torch module, and torch is not installed; pip install "embarq[torch,mcu]"') from error
 
     board, known, tuning = load_device(device), shipped(task), Tuning(tune, epochs, seed=seed)
     given = None if data is None else _split(*data, held_out, seed)

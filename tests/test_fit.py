@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -134,6 +135,12 @@ def test_it_learns_classes_of_ones_own(tune: str) -> None:
 def test_wrong_wishes_are_answered_in_a_sentence(options: dict[str, Any], error: type[Exception], sentence: str) -> None:
     with pytest.raises(error, match=sentence):
         sdk.fit("stm32f746", **{"task": "tints", **options})
+
+
+def test_without_torch_the_mend_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sdk.prepare.moofa.nn.tune", None)
+    with pytest.raises(UsageError, match="torch is not installed; pip install"):
+        sdk.fit("stm32f746", "tints")
 
 
 def test_the_command_writes_proves_and_tells(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

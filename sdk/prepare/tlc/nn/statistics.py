@@ -48,12 +48,6 @@ class Moments:
         scale = np.where(dull, 0.0, scale)
         return scale, self.mean_y - scale * self.mean_x
 
-    def unexplained(self) -> float:
-        """Share of the output's variance, over all channels, that the best lines miss; 0 for an activation that is a line already."""
-        scale, _ = self.line()
-        left = np.maximum(self.var_y - 2 * scale * self.cov_xy + scale * scale * self.var_x, 0.0)
-        return float(left.sum() / max(self.var_y.sum(), 1e-30))
-
 
 class _Sums:
     """Running sums of one activation, [C] float64."""
