@@ -172,11 +172,13 @@ def over_published_row(s: Setup, method: str, curve: Sequence[tuple[float, int]]
     choices = trainer(s.learning, method, training_of()).choices
     records = {record.name: record for record in s.learning.calibration.records}
     inputs, whole = (sum(kept.input_bytes(records[c.layer], c, BATCH) for c in held) for held in (choices, kept.with_factors(choices, "float32")))
-    constants = sum(kept.constant_bytes(records[c.layer], c) for c in choices)
+    constants, float_ones = (
+        sum(kept.constant_bytes(records[c.layer], c) for c in held) for held in (choices, kept.with_factors(choices, "float32"))
+    )
     cosines, sizes = zip(*sorted(curve), strict=True)
     reached = float(np.mean([step_cosine(s, method, i) for i in range(len(s.batches))]))
     theirs = float(np.exp(np.interp(reached, cosines, np.log(sizes))))
-    others = {"without bases": inputs / theirs, "held in float32": (whole + constants) / theirs}
+    others = {"without bases": inputs / theirs, "held in float32": (whole + float_ones) / theirs}
     return Row(s.case(method), "bytes_over_published", (inputs + constants) / theirs, "ratio", "lower", others)
 
 

@@ -13,6 +13,7 @@ from sdk.training.nn import conv_grad  # noqa: E402
 from sdk.training.nn import functions as ours  # noqa: E402
 from sdk.training.nn.activations import KEPT_BITS  # noqa: E402
 from sdk.training.nn.compressors import asi, exact, fixed, hosvd, svd  # noqa: E402
+from sdk.training.nn.factors import Held  # noqa: E402
 from sdk.training.nn.functions import Geometry  # noqa: E402
 
 ORDERS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
@@ -200,35 +201,37 @@ def kept_bytes(f, tensors):
 def test_adapters_keep_the_projected_input_and_teach_p():
     x, w, b, geometry = normal(3, 8, 7, 6), normal(5, 8, 3, 3), normal(5), Geometry((2, 2), (1, 1, 0, 1))
     p, basis = normal(5, 2, 3, 3), turned(8, 2)
-    kept, got = kept_bytes(lambda x, b, p: ours.adapter_conv2d(x, w, b, p, basis, geometry), (x, b, p))
+    kept, got = kept_bytes(lambda x, b, p: ours.adapter_conv2d(x, w, b, p, Held.of(basis), geometry), (x, b, p))
     assert kept == w.nbytes + p.nbytes + 4 * 3 * 2 * 7 * 6
     _, want = gradients(lambda x, b, p: reference(geometry)(x, w + torch.einsum("okuv,ck->ocuv", p, basis), b), (x, b, p))
     assert max(map(error, got, want)) < 1e-5
     x, w, p = normal(3, 4, 8), normal(5, 8), normal(5, 2)
-    kept, got = kept_bytes(lambda x, b, p: ours.adapter_linear(x, w, b, p, basis), (x, b, p))
+    kept, got = kept_bytes(lambda x, b, p: ours.adapter_linear(x, w, b, p, Held.of(basis)), (x, b, p))
     assert kept == w.nbytes + p.nbytes + 4 * 3 * 4 * 2
     _, want = gradients(lambda x, b, p: F.linear(x, w + p @ basis.t(), b), (x, b, p))
     assert max(map(error, got, want)) < 1e-5
 
 
-def test_adapters_walk_the_path_of_fixed_subspace_descent():
-    """Descent on P in W0 + P U^T is descent on W with the input kept in the span of U."""
+@pytest.mark.parametrize("kind", ("float32", "int8"))
+def test_adapters_walk_the_path_of_fixed_subspace_descent(kind):
+    """Descent on P in W0 + P U^T is descent on W with the input kept in the span of U, also of a U that is rounded."""
     x, w0, basis = smooth(16, 10), normal(3, 10), turned(10, 3)
-    w, p, target = w0.clone(), torch.zeros(3, 3), normal(16, 3)
+    w, p, target, held, one = w0.clone(), torch.zeros(3, 3), normal(16, 3), Held.of(basis, kind), fixed((basis,), factors=kind)
+    one.factors = "float32"  # the core as it is, so that nothing but the bases is rounded
     for _ in range(20):
         given = x.clone().requires_grad_()
-        y = ours.linear(given, w, None, fixed((basis,)), lambda g, _: w.sub_(0.05 * g))
+        y = ours.linear(given, w, None, one, lambda g, _: w.sub_(0.05 * g))
         F.mse_loss(y, target).backward()
         given = x.clone().requires_grad_()
-        z = ours.adapter_linear(given, w0, None, p, basis, lambda g, _: p.sub_(0.05 * g))
+        z = ours.adapter_linear(given, w0, None, p, held, lambda g, _: p.sub_(0.05 * g))
         F.mse_loss(z, target).backward()
     assert float((w - w0).norm()) > 1e-2
-    assert error(w0 + p @ basis.t(), w) < 1e-5
+    assert error(w0 + p @ held.tensor().t(), w) < 1e-5
 
 
 def test_adapters_refuse_groups():
     with pytest.raises(ValueError, match="without groups"):
-        ours.adapter_conv2d(normal(1, 4, 3, 3), normal(4, 1, 1, 1), None, normal(4, 1, 1, 1), turned(4, 1), Geometry(groups=4))
+        ours.adapter_conv2d(normal(1, 4, 3, 3), normal(4, 1, 1, 1), None, normal(4, 1, 1, 1), Held.of(turned(4, 1)), Geometry(groups=4))
 
 
 @pytest.mark.parametrize("inplace", (False, True), ids=("copy", "inplace"))

@@ -359,8 +359,10 @@ def test_plan_compile_and_learn_from_the_artifact(monkeypatch, tmp_path):
     made, _ = open_trainer(tmp_path / "out")
     made.step(*peaks.data(32, 8))
     assert made.saved_bytes().batch == predict_saved_bytes(walk_of(plan.program), plan.records, plan.choices, 8)
+    assert made.saved_bytes().constants == plan.bytes["bases"]
     stored = np.load(tmp_path / "out" / "payload" / "calibration.npz")
-    assert sum(stored[name].nbytes for name in stored.files if name.endswith("basis")) == plan.bytes["bases"]
+    bases = [stored[name] for name in stored.files if name.endswith("basis") and stored[name].shape[1]]
+    assert sum(basis.size + 4 * basis.shape[1] for basis in bases) == plan.bytes["bases"]  # 8 bits and a scale for each column
 
 
 @pytest.mark.parametrize(("data", "said"), [

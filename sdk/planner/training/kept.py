@@ -1,7 +1,7 @@
 """What is kept of each layer for the backward pass, in bytes: exact arithmetic where the ranks are fixed, an expectation where data decide.
 
 A tensor is held as a core [K_0, K_1, ..] and, for every mode whose basis belongs to the batch, that basis [d_n, K_n]. Fixed bases are
-constants, one copy for all batches; those that follow the batches (asi) go on to the next one, so they stay float32. float16 takes 2 bytes a
+constants, one copy for all batches, held like the core; those that follow the batches (asi) go on to the next one, so they stay float32. float16 takes 2 bytes a
 value; int8 takes 1, and a float32 scale for each principal component of the core's channels and for each column of a basis.
 """
 
@@ -100,10 +100,10 @@ def with_channels(shape: Sequence[int], channels: int) -> tuple[int, ...]:
 
 
 def constant_bytes(record: LayerRecord, choice: Choice) -> int:
-    """Bases that are the same for every batch: float32, one [d_n, K_n] a mode."""
+    """Bases that are the same for every batch, one [d_n, K_n] a mode, held like what is projected on them."""
     if choice.method not in ("fixed", "adapter"):
         return 0
-    return 4 * sum(d * rank for d, rank in zip(record.input_shape, _ranks(record, choice)[1:], strict=True) if rank)
+    return sum(held_bytes((d, rank), choice.factors, 1) for d, rank in zip(record.input_shape, _ranks(record, choice)[1:], strict=True) if rank)
 
 
 def learning_bytes(record: LayerRecord, choice: Choice) -> int:

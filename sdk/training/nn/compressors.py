@@ -8,14 +8,14 @@ batch's mode (samples of two batches have nothing to do with each other), a rand
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from sdk.training.nn.decompose import iterate, leading, plain_hosvd, sequential_hosvd
-from sdk.training.nn.factors import own
+from sdk.training.nn.factors import Held
 from sdk.training.nn.modes import mode_product, project, unfold_gram
 from sdk.training.nn.ranks import WHOLE_FROM
 from sdk.training.nn.saved import Compressor, Saved, keep
@@ -35,7 +35,7 @@ class Exact:
 
     def compress(self, x: Tensor) -> Saved:
         """All of `x`."""
-        return keep(x, x, [None] * x.dim(), [], self.factors)
+        return keep(x, x, [None] * x.dim(), self.factors)
 
 
 @dataclass
@@ -49,12 +49,12 @@ class Svd:
     def compress(self, x: Tensor) -> Saved:
         """A basis of the samples [B, K] and K combinations of samples."""
         if not _finite(x):
-            return keep(x, x, [None] * x.dim(), [], self.factors)
+            return keep(x, x, [None] * x.dim(), self.factors)
         gram = unfold_gram(x, 0)
         basis, _, _ = leading(gram, (1.0 - self.eps) * float(gram.trace()))
         if basis.shape[1] * (x.shape[0] + x[0].numel()) >= x.numel():  # two factors would take more than the input
-            return keep(x, x, [None] * x.dim(), [], self.factors)
-        return keep(x, mode_product(x, basis, 0), [basis, *[None] * (x.dim() - 1)], [], self.factors)
+            return keep(x, x, [None] * x.dim(), self.factors)
+        return keep(x, mode_product(x, basis, 0), [basis, *[None] * (x.dim() - 1)], self.factors)
 
 
 @dataclass
@@ -76,13 +76,22 @@ class Hosvd:
         """The core and one basis per mode."""
         energy = float(torch.linalg.vector_norm(x)) ** 2
         if not math.isfinite(energy):  # the loss will tell that training diverged
-            return keep(x, x, [None] * x.dim(), [], self.factors)
+            return keep(x, x, [None] * x.dim(), self.factors)
         if self.sequential:
+            self.blocks = dict(self.blocks)  # whoever keeps the ones before, to go back to them, keeps them unchanged
             core, bases = sequential_hosvd(x, self.eps, self.ranks, self.blocks, energy)
         else:
             bases = plain_hosvd(x, self.eps, self.ranks)
             core = project(x, bases)
-        return keep(x, core, bases, [], self.factors)
+        return keep(x, core, bases, self.factors)
+
+    def carried(self) -> dict[str, Tensor]:
+        """What goes on to the next batch: directions to look in, by mode."""
+        return {str(mode): block for mode, block in self.blocks.items()}
+
+    def carry(self, known: Mapping[str, Tensor]) -> None:
+        """Go on with what `carried` gave."""
+        self.blocks = {int(mode): block for mode, block in known.items()}
 
 
 @dataclass
@@ -107,7 +116,15 @@ class Asi:
         batch = _batch_basis(core, rank=self.ranks[0])
         if batch is not None:
             core = mode_product(core, batch, 0)
-        return keep(x, core, [batch, *self.bases[1:]], [], self.factors, "float32")  # the next batch starts from them: 8 bits would be a second copy
+        return keep(x, core, [batch, *self.bases[1:]], self.factors, "float32")  # the next batch starts from them: 8 bits would be a second copy
+
+    def carried(self) -> dict[str, Tensor]:
+        """What goes on to the next batch: the bases, by mode."""
+        return {str(n): basis for n, basis in enumerate(self.bases) if basis is not None}
+
+    def carry(self, known: Mapping[str, Tensor]) -> None:
+        """Go on with what `carried` gave."""
+        self.bases = [known.get(str(n)) for n in range(len(self.ranks))] if known else []
 
     def _start(self, x: Tensor) -> list[Tensor | None]:
         random = torch.Generator().manual_seed(self.seed)
@@ -134,13 +151,14 @@ class Refresh:
 
 @dataclass
 class Fixed:
-    """Bases computed once, by a calibration run: training only projects. bases: of each mode but the batch, [d_n, K_n] or None.
+    """Bases computed once, by a calibration run: training only projects. held: those of each mode but the batch, [d_n, K_n] or None; they
+    are rounded as `factors` says, and the gradient is that of the input projected on the rounded ones.
 
     batch_eps: below 1, batches of more than 8 also keep only this share of the core's energy along the batch. refresh: None leaves the bases
     as they are. captured: moving average of the share of energy the core has, counted only with refresh. refreshes: times renewed.
     """
 
-    bases: tuple[Tensor | None, ...]
+    held: tuple[Held | None, ...]
     refresh: Refresh | None = None
     factors: str = "float32"
     batch_eps: float = 1.0
@@ -150,18 +168,39 @@ class Fixed:
     _since: int = 0
     _expected: float = 0.0
 
+    @property
+    def bases(self) -> tuple[Tensor | None, ...]:
+        """[d_n, K_n] of each mode but the batch, or None."""
+        return tuple(None if basis is None else basis.tensor() for basis in self.held)
+
     def compress(self, x: Tensor) -> Saved:
         """The core of `x`; the bases are constants."""
-        core = project(x, (None, *self.bases))
+        core = project(x, self._projection(x))
         if self.refresh is not None and self._drifted(x, core, self.refresh):
-            core, bases = iterate(x, (None, *self.bases), whole=True)
-            self.bases = tuple(bases[1:])
+            renewed = iterate(x, self._projection(x), whole=True)[1][1:]
+            self.held = tuple(None if basis is None else Held.of(basis, self.factors) for basis in renewed)
+            core = project(x, self._projection(x))
             self.captured, self._since = _share(core, x), 0
             self.refreshes += 1
         batch = _batch_basis(core, eps=self.batch_eps)
         if batch is not None:
             core = mode_product(core, batch, 0)
-        return keep(x, core, [batch, *self.bases], range(1, x.dim()), self.factors)
+        return keep(x, core, [batch, *[None] * len(self.held)], self.factors, constants=(None, *self.held))
+
+    def carried(self) -> dict[str, Tensor]:
+        """What goes on to the next batch: bases that may be renewed, by mode and part; nothing of those that stay."""
+        if self.refresh is None:
+            return {}
+        return {f"{n}.{i}": part for n, basis in enumerate(self.held) if basis is not None for i, part in enumerate(basis.parts)}
+
+    def carry(self, known: Mapping[str, Tensor]) -> None:
+        """Go on with what `carried` gave."""
+        if self.refresh is not None:
+            found = [None if basis is None else Held(tuple(known[f"{n}.{i}"] for i in range(len(basis.parts)))) for n, basis in enumerate(self.held)]
+            self.held = tuple(found)
+
+    def _projection(self, x: Tensor) -> tuple[Tensor | None, ...]:
+        return (None, *(None if basis is None else basis.tensor(x.dtype) for basis in self.held))
 
     def _drifted(self, x: Tensor, core: Tensor, rule: Refresh) -> bool:
         share = _share(core, x)
@@ -195,8 +234,7 @@ def asi(ranks: Sequence[int], seed: int = 0, factors: str = "float32") -> Asi:
 
 def fixed(bases: Sequence[Tensor | None], refresh: Refresh | None = None, factors: str = "float32", batch_eps: float = 1.0) -> Fixed:
     """Keep the input's part in given subspaces. bases: (C, H, W), (I,), (L, I) or (M, L, I), each [d_n, K_n], None for a mode left whole."""
-    owned = [None if basis is None else own(basis.detach().contiguous()) for basis in bases]
-    return Fixed(tuple(owned), refresh, factors, batch_eps)
+    return Fixed(tuple(None if basis is None else Held.of(basis, factors) for basis in bases), refresh, factors, batch_eps)
 
 
 def _batch_basis(core: Tensor, rank: int = 0, eps: float = 1.0) -> Tensor | None:

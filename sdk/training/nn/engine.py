@@ -67,7 +67,7 @@ class Engine:
             if learner.adapter is not None and learner.basis is not None:
                 key = self.program.by_name[name].weight
                 weight, p = widened(self.program.values[key]), widened(values.pop(learner.adapter))
-                values[key] = merged(weight, p, learner.basis).reshape(self.program.values[key].shape)
+                values[key] = merged(weight, p, learner.basis.tensor()).reshape(self.program.values[key].shape)
         return values
 
     def _handed_over(self, x: Tensor) -> dict[str, Tensor]:

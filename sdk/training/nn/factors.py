@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
+
 import torch
 from torch import Tensor
 
@@ -38,6 +40,27 @@ def decode(parts: tuple[Tensor, ...], dtype: torch.dtype) -> Tensor:
     if len(parts) == 2:
         return parts[0].to(dtype).mul_(parts[1])
     return parts[0].to(dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Held:
+    """A basis that all batches share, [d, K], as its bytes are held; every use decodes it anew, so that no second copy stays."""
+
+    parts: tuple[Tensor, ...] = field(repr=False)
+
+    @classmethod
+    def of(cls, basis: Tensor, kind: str = "float32") -> Held:
+        """`basis` held as `kind`, int8 with a scale for every column, in storage of its own."""
+        return cls(encode(own(basis.detach().contiguous()), kind, 1))
+
+    @property
+    def shape(self) -> torch.Size:
+        """[d, K]."""
+        return self.parts[0].shape
+
+    def tensor(self, dtype: torch.dtype = torch.float32) -> Tensor:
+        """[d, K]: what projections and gradients are computed with, rounding included."""
+        return decode(self.parts, dtype)
 
 
 def own(x: Tensor) -> Tensor:

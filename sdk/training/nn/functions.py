@@ -19,6 +19,7 @@ from sdk.training.nn.activations import gelu, hardsigmoid, hardswish, relu, relu
 from sdk.training.nn.attention import scaled_dot_product_attention
 from sdk.training.nn.compressors import Exact
 from sdk.training.nn.conv_grad import Geometry, conv_bias_grad, conv_input_grad, conv_weight_grad, convolution
+from sdk.training.nn.factors import Held
 from sdk.training.nn.linear_grad import linear_bias_grad, linear_input_grad, linear_weight_grad
 from sdk.training.nn.pooling import adaptive_avg_pool2d, avg_pool2d, max_pool2d
 from sdk.training.nn.saved import Compressor
@@ -55,7 +56,7 @@ def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None, sink: Sink | N
 
 
 def adapter_conv2d(
-    x: Tensor, weight0: Tensor, bias: Tensor | None, p: Tensor, basis: Tensor, geometry: Geometry,
+    x: Tensor, weight0: Tensor, bias: Tensor | None, p: Tensor, basis: Held, geometry: Geometry,
     sink: Sink | None = None, anchor: Tensor | None = None, compressor: Compressor | None = None,
 ) -> Tensor:  # fmt: skip
     """A convolution without groups by W0 + P U^T of which P learns: sink(grad_p, grad_bias). Keeps U^T x, or what the compressor keeps of it.
@@ -68,7 +69,7 @@ def adapter_conv2d(
 
 
 def adapter_linear(
-    x: Tensor, weight0: Tensor, bias: Tensor | None, p: Tensor, basis: Tensor,
+    x: Tensor, weight0: Tensor, bias: Tensor | None, p: Tensor, basis: Held,
     sink: Sink | None = None, anchor: Tensor | None = None, compressor: Compressor | None = None,
 ) -> Tensor:  # fmt: skip
     """A linear layer by W0 + P U^T of which P learns: sink(grad_p, grad_bias). Keeps x U. weight0: [O, I], p: [O, K], basis U: [I, K]."""

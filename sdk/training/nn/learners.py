@@ -13,6 +13,7 @@ from sdk.planner.training.records import Choice
 from sdk.planner.training.spec import Training
 from sdk.training.nn import compressors
 from sdk.training.nn.calibration import Calibration, ranks_for
+from sdk.training.nn.factors import Held
 from sdk.training.nn.program import Layer, TrainableProgram
 from sdk.training.nn.rewrite import Learner
 from sdk.training.nn.saved import Compressor, Saved
@@ -41,12 +42,12 @@ class Learners:
 
     @property
     def constants(self) -> tuple[Tensor, ...]:
-        """Bases that all batches share."""
+        """Bases that all batches share, every part of what they are held as."""
         found: list[Tensor] = []
         for learner in self.by_layer.values():
             if isinstance(learner.compressor, compressors.Fixed):
-                found += [b for b in learner.compressor.bases if b is not None]
-            found += [learner.basis] if learner.basis is not None else []
+                found += [part for basis in learner.compressor.held if basis is not None for part in basis.parts]
+            found += learner.basis.parts if learner.basis is not None else ()
         return tuple(found)
 
 
@@ -143,7 +144,8 @@ def _adapted(layer: Layer, choice: Choice, calibration: Calibration | None, note
         notes.append(f"{layer.name} would need nearly all of its {layer.record.input_shape[mode - 1]} channels, so it learns its weight, not an adapter")
         return Learner(layer.weight, layer.bias, compressors.exact(choice.factors))
     basis = _known(calibration, layer, choice).basis(layer.name, ranks)[mode - 1]
-    return Learner(None, layer.bias, compressors.exact(choice.factors), f"{layer.weight}#p", basis)
+    held = None if basis is None else Held.of(basis, choice.factors)
+    return Learner(None, layer.bias, compressors.exact(choice.factors), f"{layer.weight}#p", held)
 
 
 def _compressor(layer: Layer, choice: Choice, calibration: Calibration | None, seed: int, refresh: bool) -> Compressor:

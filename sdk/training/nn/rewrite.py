@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from sdk.training.nn import activations, functions, lean
+from sdk.training.nn.factors import Held
 from sdk.training.nn.fold import scale_and_shift
 from sdk.training.nn.program import Ref, Step, TrainableProgram, run_step
 from sdk.training.nn.saved import Compressor
@@ -37,7 +38,7 @@ class Learner:
     bias: str | None
     compressor: Compressor | None = None
     adapter: str | None = None
-    basis: Tensor | None = None
+    basis: Held | None = None
     channels: int = 0
     plain: tuple[str, ...] = ()
 

@@ -5,7 +5,7 @@ A tensor with modes of lengths d_n is held in Tucker form: core x_0 U_0 x_1 U_1 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -21,14 +21,14 @@ class Saved:
     """What is kept for backward of one input of `shape`.
 
     tensors: the core's parts, then those of each per-batch basis, in the order of the modes; each owns its storage.
-    constants: bases [d_n, K_n] shared by all batches, None for a mode without. batch_modes: modes whose basis is among the tensors.
+    constants: bases [d_n, K_n] shared by all batches, as they are held; None for a mode without. batch_modes: modes whose basis is among the tensors.
     kind, basis_kind: how the core and the per-batch bases are held.
     """
 
     shape: torch.Size
     dtype: torch.dtype
     tensors: tuple[Tensor, ...]
-    constants: tuple[Tensor | None, ...]
+    constants: tuple[held.Held | None, ...]
     batch_modes: tuple[int, ...] = ()
     kind: str = "float32"
     basis_kind: str = "float32"
@@ -44,7 +44,8 @@ class Saved:
 
     def bases(self) -> tuple[Tensor | None, ...]:
         """The basis [d_n, K_n] of each mode, or None."""
-        found, first, width = list(self.constants), _width(self.kind), _width(self.basis_kind)
+        found = [None if c is None else c.tensor(self.dtype) for c in self.constants]
+        first, width = _width(self.kind), _width(self.basis_kind)
         for i, mode in enumerate(self.batch_modes):
             found[mode] = held.decode(self.tensors[first + width * i : first + width * (i + 1)], self.dtype)
         return tuple(found)
@@ -80,18 +81,18 @@ class Compressor(Protocol):
         ...
 
 
-def keep(x: Tensor, core: Tensor, bases: Sequence[Tensor | None], constant: Iterable[int], kind: str, basis_kind: str = "") -> Saved:
-    """`Saved` of the input `x` with these bases: those of the modes in `constant` are shared, the core is held as `kind`, other bases as
-    `basis_kind`, or like the core."""
-    shared, basis_kind = set(constant), basis_kind or kind
+def keep(
+    x: Tensor, core: Tensor, bases: Sequence[Tensor | None], kind: str, basis_kind: str = "", constants: Sequence[held.Held | None] = ()
+) -> Saved:
+    """`Saved` of the input `x`: the core held as `kind`, this batch's bases as `basis_kind`, or like the core. constants: bases all batches share."""
+    basis_kind = basis_kind or kind
     parts = list(held.encode(held.own(core), kind, _channel(x)))
     own_modes = []
     for n, basis in enumerate(bases):
-        if basis is not None and n not in shared:
+        if basis is not None:
             own_modes.append(n)
             parts += held.encode(held.own(basis.contiguous()), basis_kind, 1)
-    constants = tuple(basis if n in shared else None for n, basis in enumerate(bases))
-    return Saved(x.shape, x.dtype, tuple(parts), constants, tuple(own_modes), kind, basis_kind)
+    return Saved(x.shape, x.dtype, tuple(parts), tuple(constants) or (None,) * x.dim(), tuple(own_modes), kind, basis_kind)
 
 
 def _width(kind: str) -> int:

@@ -53,12 +53,9 @@ def restore(trainer: Trainer, arrays: Mapping[str, np.ndarray], plain: Mapping[s
             for key, value in targets.items():
                 value.copy_(torch.from_numpy(arrays[f"{kind}/{key}"]))
     for name, compressor in _compressors(trainer):
-        known = {key: torch.from_numpy(array).clone() for key, array in arrays.items() if key.startswith(f"bases/{name}/")}
-        if known:
-            count = len(trainer.program.by_name[name].record.input_shape)
-            first = 1 if type(compressor).__name__ == "Asi" else 0
-            bases = [known.get(f"bases/{name}/{n}") for n in range(first + count)]
-            compressor.bases = bases if first else tuple(bases)
+        if hasattr(compressor, "carry"):
+            prefix = f"bases/{name}/"
+            compressor.carry({key.removeprefix(prefix): torch.from_numpy(array).clone() for key, array in arrays.items() if key.startswith(prefix)})
         vars(compressor).update(plain["counts"][name])
     trainer.steps = plain["steps"]
 
@@ -88,13 +85,10 @@ def _compressors(trainer: Trainer) -> Iterator[tuple[str, Any]]:
 
 
 def _bases(trainer: Trainer) -> Iterator[tuple[str, Tensor]]:
-    """Bases that change while training: those that follow the batches, and fixed ones that may be renewed."""
+    """What compressors carry from batch to batch: bases that follow the data, fixed ones that may be renewed, directions to look in."""
     for name, compressor in _compressors(trainer):
-        if getattr(compressor, "refresh", True) is None:
-            continue
-        for n, basis in enumerate(getattr(compressor, "bases", ())):
-            if basis is not None:
-                yield f"{name}/{n}", basis
+        for key, basis in compressor.carried().items() if hasattr(compressor, "carried") else ():
+            yield f"{name}/{key}", basis
 
 
 def _counts(compressor: Any) -> dict[str, Any]:

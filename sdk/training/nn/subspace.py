@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 from sdk.training.nn.conv_grad import Geometry, conv_bias_grad, conv_input_grad, conv_weight_grad, convolution
+from sdk.training.nn.factors import Held
 from sdk.training.nn.linear_grad import linear_bias_grad, linear_input_grad, linear_weight_grad
 from sdk.training.nn.modes import mode_product
 from sdk.training.nn.saved import Compressor
@@ -31,12 +32,13 @@ class AdapterConv2d(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight0: Tensor, bias: Tensor | None, p: Tensor, anchor: Tensor | None,
-        basis: Tensor, geometry: Geometry, compressor: Compressor, sink: Any,
+        held: Held, geometry: Geometry, compressor: Compressor, sink: Any,
     ) -> Tensor:  # fmt: skip
         """y [B, O, H', W']."""
+        basis = held.tensor(x.dtype)
         saved = compressor.compress(mode_product(x, basis, 1))
         ctx.save_for_backward(weight0, p, *saved.tensors)
-        ctx.saved, ctx.basis, ctx.geometry, ctx.sink, ctx.shape = saved.without_tensors(), basis, geometry, sink, x.shape
+        ctx.saved, ctx.held, ctx.geometry, ctx.sink, ctx.shape = saved.without_tensors(), held, geometry, sink, x.shape
         ctx.has_bias = bias is not None
         return convolution(x, merged(weight0, p, basis), bias, geometry)
 
@@ -47,7 +49,7 @@ class AdapterConv2d(torch.autograd.Function):
         weight0, p, *tensors = ctx.saved_tensors
         grad_p = conv_weight_grad(ctx.saved.with_tensors(tensors), dy, ctx.geometry, tuple(p.shape[2:]))
         grad_bias = conv_bias_grad(dy) if ctx.has_bias else None
-        dx = conv_input_grad(dy, merged(weight0, p, ctx.basis), ctx.shape, ctx.geometry) if ctx.needs_input_grad[0] else None
+        dx = conv_input_grad(dy, merged(weight0, p, ctx.held.tensor(p.dtype)), ctx.shape, ctx.geometry) if ctx.needs_input_grad[0] else None
         for_p, for_bias = learn(ctx.sink, grad_p, grad_bias)
         return dx, None, for_bias, for_p, None, None, None, None, None
 
@@ -58,12 +60,13 @@ class AdapterLinear(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, weight0: Tensor, bias: Tensor | None, p: Tensor, anchor: Tensor | None,
-        basis: Tensor, compressor: Compressor, sink: Any,
+        held: Held, compressor: Compressor, sink: Any,
     ) -> Tensor:  # fmt: skip
         """y [B, .., O]."""
+        basis = held.tensor(x.dtype)
         saved = compressor.compress(x @ basis)
         ctx.save_for_backward(weight0, p, *saved.tensors)
-        ctx.saved, ctx.basis, ctx.sink, ctx.has_bias = saved.without_tensors(), basis, sink, bias is not None
+        ctx.saved, ctx.held, ctx.sink, ctx.has_bias = saved.without_tensors(), held, sink, bias is not None
         return F.linear(x, merged(weight0, p, basis), bias)
 
     @staticmethod
@@ -73,7 +76,7 @@ class AdapterLinear(torch.autograd.Function):
         weight0, p, *tensors = ctx.saved_tensors
         grad_p = linear_weight_grad(ctx.saved.with_tensors(tensors), dy)
         grad_bias = linear_bias_grad(dy) if ctx.has_bias else None
-        dx = linear_input_grad(dy, merged(weight0, p, ctx.basis)) if ctx.needs_input_grad[0] else None
+        dx = linear_input_grad(dy, merged(weight0, p, ctx.held.tensor(p.dtype))) if ctx.needs_input_grad[0] else None
         for_p, for_bias = learn(ctx.sink, grad_p, grad_bias)
         return dx, None, for_bias, for_p, None, None, None, None
 
