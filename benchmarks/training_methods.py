@@ -48,16 +48,21 @@ def trainer(with_: Learning, method: str, training: Any) -> Any:
 def choices(with_: Learning, method: str, training: Any) -> list[Any]:
     """One choice for each layer that learns, with the ranks that the calibration gives, held as `training` says.
 
-    Adapters replace weights of many channels; depthwise layers, which have few weights, keep fixed subspaces of their inputs beside them.
+    Fixed subspaces share the eps among the layers, as a plan of named layers does. Adapters replace weights of many channels; depthwise
+    layers, which have few weights, keep fixed subspaces of their inputs beside them.
     """
     from sdk.planner.training.records import Choice
-    from sdk.training.nn.calibrate import ranks_for
+    from sdk.training.nn.calibration import ranks_for, shared_ranks
 
     name, eps = parsed(method)
     if name == "exact":
         return [Choice(layer) for layer in with_.names]
+    records = [with_.calibration.record(layer) for layer in with_.names]
+    if name == "fixed":
+        shares = shared_ranks(records, eps).items()
+        return [Choice(layer, name, share, ranks, factors=training.factors_of(name)) for layer, (share, ranks) in shares]
     found = []
-    for record in (with_.calibration.record(layer) for layer in with_.names):
+    for record in records:
         own = "fixed" if name == "adapter" and record.groups > 1 else name
         found.append(Choice(record.name, own, eps, ranks_for(record, own, eps), factors=training.factors_of(own)))
     return found

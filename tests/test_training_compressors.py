@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from sdk.training.nn import decompose, modes, sensitivity  # noqa: E402
 from sdk.training.nn.compressors import Refresh, asi, exact, fixed, hosvd, svd  # noqa: E402
 from sdk.training.nn.conv_grad import Geometry, conv_weight_grad  # noqa: E402
-from sdk.training.nn.ranks import WHOLE_FROM, captured, ranks_global, ranks_per_mode  # noqa: E402
+from sdk.training.nn.ranks import WHOLE_FROM, Sharing, _front, captured, ranks_global, ranks_per_mode, ranks_shared  # noqa: E402
 from tests.data import shared  # noqa: E402
 from tests.test_training_functions import ORDERS, normal, smooth, turned  # noqa: E402
 
@@ -108,6 +108,44 @@ def test_ranks_of_the_published_rule():
         ranks_global([np.ones(3)], (3,), 0.0)
     with pytest.raises(ValueError, match="spectrum of 2 energies"):
         ranks_global([np.ones(2)], (3,), 0.5)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("eps", (0.5, 0.8, 0.95))
+def test_layers_that_share_an_eps_keep_the_fewest_values_for_what_they_lose(seed, eps):
+    """No other choice of all layers together takes fewer values and loses less; what is lost of the gradients together stays within eps."""
+    rng = np.random.default_rng(seed)
+    shapes = [(12, 5, 5), (9,), (6, 8)]
+    layers = [Sharing([np.sort(rng.exponential(1, d) ** 3)[::-1] for d in s], s, float(rng.exponential(1)) ** 2) for s in shapes]
+    ranks = ranks_shared(layers, eps)
+    total = sum(layer.weight for layer in layers)
+    fronts = [_front(layer, 16) for layer in layers]
+    lost = sum(layer.weight * (1 - captured(layer.spectra, r)) for layer, r in zip(layers, ranks, strict=True)) / total
+    assert lost <= 1 - eps + 1e-9
+    values = sum(values_of(layer.shape, r) for layer, r in zip(layers, ranks, strict=True))
+    for picked in itertools.product(*(range(len(front[0])) for front in fronts)):
+        other = sum(front[0][i] for front, i in zip(fronts, picked, strict=True))
+        theirs = sum(layer.weight * front[1][i] for layer, front, i in zip(layers, fronts, picked, strict=True)) / total
+        assert not (other < values and theirs < lost - 1e-9)
+    alone = [ranks_global(layer.spectra, layer.shape, eps) for layer in layers]
+    most = sum(max(front[0]) for front in fronts)  # one step of one layer may be all that separates them
+    assert values <= sum(values_of(layer.shape, r) for layer, r in zip(layers, alone, strict=True)) + 0.2 * most
+
+
+def values_of(shape, ranks, samples=16):
+    core = samples * np.prod([r or d for d, r in zip(shape, ranks, strict=True)])
+    return core + sum(d * r for d, r in zip(shape, ranks, strict=True))
+
+
+def test_a_layer_without_gradient_keeps_little_and_all_without_keep_their_own_eps():
+    spectra = [2.0 ** -np.arange(20)]
+    large, none = Sharing(spectra, (20,), 1.0), Sharing(spectra, (20,), 0.0)
+    (kept,), (little,) = ranks_shared([large, none], 0.9)
+    assert little < kept and captured(spectra, (little,)) >= 0.3
+    assert ranks_shared([none, none], 0.9) == [ranks_global(spectra, (20,), 0.9)] * 2
+    with pytest.raises(ValueError, match="share of the gradient of 0"):
+        ranks_shared([large], 0.0)
+
 
 
 ALL = {

@@ -365,6 +365,20 @@ def test_plan_compile_and_learn_from_the_artifact(monkeypatch, tmp_path):
     assert sum(basis.size + 4 * basis.shape[1] for basis in bases) == plan.bytes["bases"]  # 8 bits and a scale for each column
 
 
+def test_named_layers_share_the_eps_of_their_fixed_bases(monkeypatch):
+    monkeypatch.setattr("sdk.training.linux.EPS_GRID", GRID)
+    wish = sdk.Training(batch=8, method="fixed", eps=0.8, layers="last4")
+    plan = sdk.plan("host", peaks.module("plain"), calibration=labelled(), training=wish)
+    records = {record.name: record for record in plan.records}
+    shares = {c.layer: c.eps for c in plan.choices if c.method == "fixed"}
+    weights = {name: records[name].gradient_norm ** 2 for name in shares}
+    assert len(set(shares.values())) > 1
+    assert sum(weights[name] * share for name, share in shares.items()) >= 0.8 * sum(weights.values()) * (1 - 1e-6)
+    alone = make_training_plan(replace(case("plain"), records=plan.records), wish)
+    assert all(c.eps == 0.8 for c in alone.choices if c.method == "fixed")
+    assert plan.bytes["saved"] + plan.bytes["bases"] <= alone.bytes["saved"] + alone.bytes["bases"]
+
+
 @pytest.mark.parametrize(("data", "said"), [
     (np.zeros((4, 3, 32, 32), np.float32), "labels y"), ((np.zeros((4, 3, 32, 32), np.float32), np.zeros(3, int)), "do not go together"),
     ((np.zeros((4, 3, 32, 32), np.float32), np.zeros(4)), "do not go together"), (None, "labels y"),

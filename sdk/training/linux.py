@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 Progress = Callable[[str], None]
 #: Samples that a calibration looks at, and the largest batch it does so in.
 SAMPLES, BATCH = 256, 32
+#: Where layers share one eps, those of small gradients keep less of theirs than anyone would ask of a layer alone.
+SMALL_SHARES = (0.3, 0.4)
 
 
 def plan_linux_training(device: Device, model: Any, training: Training, calibration: Any, threads: int = 1, progress: Progress | None = None) -> TrainingPlan:
@@ -38,6 +40,7 @@ def plan_linux_training(device: Device, model: Any, training: Training, calibrat
     tell("reading the program")
     program = trainable(model, inputs)
     from sdk.training.nn.calibrate import ranks_for
+    from sdk.training.nn.calibration import shared_ranks
     from sdk.training.nn.engine import PREFIX_CHUNK
 
     tell("calibrating")
@@ -46,7 +49,7 @@ def plan_linux_training(device: Device, model: Any, training: Training, calibrat
     runtime, basis = runtime_of(device)
     case = Case(
         model.name, device, walk_of(program), found.records, ranks_for, main_memory(device).usable_bytes, runtime, rates_of(device, threads), PREFIX_CHUNK,
-        program.batch or 0, basis,
+        program.batch or 0, basis, shared_ranks,
     )  # fmt: skip
     made = make_training_plan(case, training, model=model, program=program, threads=threads, decisions=program.decisions)
     return replace(made, calibration=slim(found, made))
@@ -80,7 +83,8 @@ def _calibrated(program: Any, inputs: np.ndarray, labels: np.ndarray, training: 
     ends = range(0, len(inputs) - (len(inputs) % batch if program.batch else 0), batch)
     batches = [(inputs[i : i + batch], labels[i : i + batch]) for i in ends]
     methods = tuple(m for m in AUTO if m in COMPRESSED) if training.method == "auto" else (training.method,) if training.method in COMPRESSED else ()
-    return calibrate(program, batches, EPS_GRID if training.method == "auto" else (training.eps,), methods)
+    grid = {"auto": EPS_GRID, "fixed": (*SMALL_SHARES, *EPS_GRID, training.eps)}.get(training.method, (training.eps,))
+    return calibrate(program, batches, sorted(set(grid)), methods)
 
 
 def slim(calibration: Any, plan: TrainingPlan) -> Any:

@@ -1,8 +1,9 @@
 """What is kept of each layer for the backward pass, in bytes: exact arithmetic where the ranks are fixed, an expectation where data decide.
 
 A tensor is held as a core [K_0, K_1, ..] and, for every mode whose basis belongs to the batch, that basis [d_n, K_n]. Fixed bases are
-constants, one copy for all batches, held like the core; those that follow the batches (asi) go on to the next one, so they stay float32. float16 takes 2 bytes a
-value; int8 takes 1, and a float32 scale for each principal component of the core's channels and for each column of a basis.
+constants, one copy for all batches, held like the core; those that follow the batches (asi) go on to the next one, so they stay float32.
+float16 takes 2 bytes a value; int8 takes 1, and a float32 scale for each principal component of the core's channels and for each column of
+a basis.
 """
 
 from __future__ import annotations

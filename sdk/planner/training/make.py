@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from sdk.planner.records import Mend
 from sdk.planner.training import kept
 from sdk.planner.training.choose import Chosen, choose, curve, peak_of, smallest
 from sdk.planner.training.fronts import Joint, Option
-from sdk.planner.training.options import AUTO, EPS_GRID, RankRule, Setting, cosine, layer_options, value
+from sdk.planner.training.options import AUTO, EPS_GRID, RankRule, Setting, ShareRule, cosine, layer_options, value
 from sdk.planner.training.plan import CurvePoint, LayerPlan, StepTime, TrainingPlan
 from sdk.planner.training.predict import predict_step
 from sdk.planner.training.recomputed import joints, without_need
@@ -33,7 +33,10 @@ _Options = tuple[tuple[tuple[Option, ...], ...], tuple[Joint, ...]]  # of each l
 
 @dataclass(frozen=True)
 class Case:
-    """A calibrated program on a device. memory_bytes: what the device has. runtime_bytes: of the process before any model; basis says whence."""
+    """A calibrated program on a device. memory_bytes: what the device has. runtime_bytes: of the process before any model; basis says whence.
+
+    share_rule: how layers that were named, and learn by fixed bases, share one eps; None: each keeps it by itself.
+    """
 
     name: str
     device: Device
@@ -46,6 +49,7 @@ class Case:
     chunk: int = 8
     fixed_batch: int = 0
     basis: str = ""
+    share_rule: ShareRule | None = field(default=None, repr=False)
 
     @property
     def fixed_bytes(self) -> int:
@@ -164,10 +168,18 @@ def full_value(case: Case) -> float:
 def _setting(case: Case, training: Training, batch: int) -> Setting:
     methods = AUTO if training.method == "auto" else (training.method,)
     grid = EPS_GRID if training.method == "auto" else (training.eps,)
-    rates = case.rates or UNIT
     return Setting(
-        case.walk, case.records, training, case.rank_rule, batch, batch < training.batch, chunk=case.chunk, rates=rates, methods=methods, eps_grid=grid
-    )
+        case.walk, case.records, training, case.rank_rule, batch, batch < training.batch, chunk=case.chunk, rates=case.rates or UNIT, methods=methods,
+        eps_grid=grid, shared=_shared(case, training),
+    )  # fmt: skip
+
+
+def _shared(case: Case, training: Training) -> Mapping[str, tuple[float, tuple[int, ...]]]:
+    """How the layers that were named share the eps that was asked for, where all of them learn by fixed bases."""
+    wanted = wanted_layers(case.records, training.layers)
+    if case.share_rule is None or training.method != "fixed" or wanted is None:
+        return {}
+    return case.share_rule([record for record in case.records if record.name in wanted and record.spectra], training.eps)
 
 
 def _micro_batches(case: Case, training: Training) -> Iterator[int]:

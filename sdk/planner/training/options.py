@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -19,6 +19,8 @@ from sdk.planner.training.workspace import backward_workspace, convolution_bytes
 
 #: Ranks of a layer's modes, batch first, for a method at a share of energy.
 RankRule = Callable[[LayerRecord, str, float], tuple[int, ...]]
+#: By layer, (share of its own gradient, ranks) of fixed bases with which all of them together keep a share of their gradient.
+ShareRule = Callable[[Sequence[LayerRecord], float], Mapping[str, tuple[float, tuple[int, ...]]]]
 EPS_GRID = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.95, 0.99)
 #: Methods that `method="auto"` looks at. hosvd and svd take as many bytes as a batch happens to need, so they must be asked for by name.
 AUTO = ("bias", "channels", "adapter", "fixed", "asi", "recompute", "exact")
@@ -30,7 +32,7 @@ class Setting:
 
     batch: samples that go forward and back at once. micro: that is less than a step's batch, so gradients are added up.
     undo: values before the step are kept until it is over. copies: layers need the workspace that torch's libraries do,
-    which a microcontroller's kernels do not. chunk: samples that pass the frozen part at once.
+    which a microcontroller's kernels do not. chunk: samples that pass the frozen part at once. shared: layers whose fixed bases share one eps.
     """
 
     walk: Walk
@@ -45,6 +47,7 @@ class Setting:
     rates: Rates = field(default=UNIT, repr=False)
     methods: tuple[str, ...] = AUTO
     eps_grid: tuple[float, ...] = EPS_GRID
+    shared: Mapping[str, tuple[float, tuple[int, ...]]] = field(default_factory=dict, repr=False)
 
     @property
     def held_copies(self) -> int:
@@ -232,7 +235,10 @@ def compressed(record: LayerRecord, method: str, eps: float, setting: Setting) -
     """The layer's input compressed by a method at `eps`; None where that saves nothing, or cannot be done."""
     if method == "adapter" and record.groups > 1:
         return None
-    ranks = setting.rank_rule(record, method, eps)
+    if method == "fixed" and record.name in setting.shared:
+        eps, ranks = setting.shared[record.name]
+    else:
+        ranks = setting.rank_rule(record, method, eps)
     if ranks and not any(ranks):
         return None
     made = Choice(record.name, method, eps, ranks, factors=setting.training.factors_of(method))

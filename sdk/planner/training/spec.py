@@ -25,7 +25,8 @@ class Training:
     optimiser: "sgd", or "momentum" (one more value per trained weight). learning_rate and momentum are its own.
     layers: "auto" (the planner chooses), "all", "classifier", "last4" (any number: the last convolutions and linear layers), or names.
     method: "auto" (per layer, by the planner) or one for every trained layer: "exact", "bias", "svd", "hosvd", "asi", "fixed", "adapter".
-    eps: the share of an activation's energy that compression keeps, in (0, 1].
+    eps: the share of an activation's energy that compression keeps, in (0, 1]; of fixed bases of named layers: the share of their gradient that
+    all of them together keep, divided so that it takes the fewest bytes.
     factors: how compressed activations are held: "float32", "float16", "int8", or "auto": int8 for fixed, asi and adapter, else float32.
     budget: bytes training may take in all, a number or text as "64KiB" or "200 MB"; None: what the device has.
     refresh: renew fixed bases when the captured energy falls. seed: of everything random.

@@ -17,7 +17,7 @@ from torch import Tensor
 from sdk.errors import UsageError
 from sdk.planner.training.records import LayerRecord
 from sdk.training.nn.factors import own
-from sdk.training.nn.ranks import WHOLE_FROM, ranks_global, ranks_per_mode
+from sdk.training.nn.ranks import WHOLE_FROM, Sharing, captured, ranks_global, ranks_per_mode, ranks_shared
 
 #: Samples for which the ranks of fixed bases balance cores, one a sample, against bases, one for all.
 RANK_SAMPLES = 16
@@ -90,6 +90,14 @@ def ranks_for(record: LayerRecord, method: str, eps: float, samples: int = RANK_
             rank = ranks_per_mode([(record.gradient_spectra or record.spectra)[mode]], eps)[0]
             return (0, *(rank if n == mode and rank < WHOLE_FROM * length else 0 for n, length in enumerate(record.input_shape)))
     return ()
+
+
+def shared_ranks(records: Sequence[LayerRecord], eps: float, samples: int = RANK_SAMPLES) -> dict[str, tuple[float, tuple[int, ...]]]:
+    """By layer, (share of its own gradient, ranks of its fixed bases, batch first) with which these layers together keep `eps` of their
+    gradient in the fewest bytes."""
+    layers = [Sharing(r.gradient_spectra or r.spectra, r.input_shape, r.gradient_norm**2) for r in records]
+    found = ranks_shared(layers, eps, samples)
+    return {r.name: (captured(layer.spectra, ranks), (0, *ranks)) for r, layer, ranks in zip(records, layers, found, strict=True)}
 
 
 def _row(record: LayerRecord) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -12,6 +13,8 @@ WHOLE_FROM = 0.75
 SHORT = 4
 #: Ranks tried per mode in the exact search; longer modes are tried at this many ranks, evenly spread over powers.
 _TRIED = 96
+#: The largest share of its own gradient that a layer may lose so that others keep more of theirs.
+_MOST_LOST = 0.7
 
 
 def ranks_per_mode(spectra: Sequence[np.ndarray], eps: float) -> tuple[int, ...]:
@@ -46,6 +49,60 @@ def ranks_global(spectra: Sequence[np.ndarray], shape: Sequence[int], eps: float
     ranks[longest] = np.concatenate([least, np.full(count, shape[longest])])  # its basis may cost more than it saves
     best = int(np.argmin(np.where(np.tile(left, 2) < 0, np.inf, _values(ranks, shape, samples if constant else 1))))
     return tuple(0 if ranks[n][best] >= shape[n] else int(ranks[n][best]) for n in range(len(shape)))
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """A layer among those that share one budget. spectra, shape: of each mode but the batch. weight: its squared gradient norm."""
+
+    spectra: Sequence[np.ndarray] = field(repr=False)
+    shape: Sequence[int]
+    weight: float
+
+
+def ranks_shared(layers: Sequence[Sharing], eps: float, samples: int = 16) -> list[tuple[int, ...]]:
+    """Ranks of all layers that keep `eps` of the gradient that they have together, in the fewest values; 0 for a mode left whole.
+
+    A layer's loss is counted as in `ranks_global`, times its squared gradient norm: layers with large gradients keep more of theirs, and one
+    with next to none keeps 30 % of its own. Each layer takes the point of its front of values over loss that one price for loss makes
+    cheapest (Lagrange), the highest loss that stays within the budget. Values counted: cores of `samples` samples and the bases once.
+    """
+    if not 0 < eps <= 1:
+        raise ValueError(f"a share of the gradient of {eps} is not possible; give one above 0 and at most 1")
+    total = sum(layer.weight for layer in layers)
+    if total <= 0:
+        return [ranks_global(layer.spectra, layer.shape, eps, samples) for layer in layers]
+    fronts = [_front(layer, samples) for layer in layers]
+    weights = [layer.weight / total for layer in layers]
+    budget = (1.0 - eps) * (1 + 1e-9) + 1e-12
+
+    def cheapest(price: float) -> list[int]:
+        return [int(np.argmin(values + price * weight * lost)) for (values, lost, _), weight in zip(fronts, weights, strict=True)]
+
+    chosen, low, high = [len(values) - 1 for values, _, _ in fronts], 1e-6, 1e18  # the last point of a front loses least
+    for _ in range(100):
+        price = float(np.sqrt(low * high))
+        tried = cheapest(price)
+        if sum(weight * lost[i] for (_, lost, _), weight, i in zip(fronts, weights, tried, strict=True)) > budget:
+            low = price
+        else:
+            chosen, high = tried, price
+    found = (ranks[i] for (_, _, ranks), i in zip(fronts, chosen, strict=True))
+    return [tuple(0 if k >= d else int(k) for k, d in zip(ranks, layer.shape, strict=True)) for ranks, layer in zip(found, layers, strict=True)]
+
+
+def _front(layer: Sharing, samples: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(values [n], losses [n], ranks [n, modes]) of the choices that no other beats in both, values rising."""
+    tails = [_tail(np.asarray(spectrum, dtype=np.float64), length) for spectrum, length in zip(layer.spectra, layer.shape, strict=True)]
+    grid = np.meshgrid(*(_candidates(length) for length in layer.shape), indexing="ij")
+    ranks = {n: g.ravel() for n, g in enumerate(grid)}
+    lost = np.sum([tails[n][k] for n, k in ranks.items()], axis=0)
+    values = _values(ranks, layer.shape, samples)
+    order = np.lexsort((lost, values))
+    order = order[lost[order] <= _MOST_LOST]
+    before = np.concatenate([[np.inf], np.minimum.accumulate(lost[order])[:-1]])
+    order = order[lost[order] < before]
+    return values[order], lost[order], np.stack([ranks[n][order] for n in range(len(layer.shape))], axis=1)
 
 
 def captured(spectra: Sequence[np.ndarray], ranks: Sequence[int]) -> float:
