@@ -108,7 +108,7 @@ def _begin(
     found = sites(dense)
     if not found:
         raise UsageError(f"{type(model).__name__} has no activation between layers that could be removed, so there is nothing to collapse; keep it as it is")
-    costs = Costs(device, calibration.numpy())
+    costs = Costs(device, calibration.numpy(), settings.cost == "counted")
     options = candidates(dense, found, costs, settings.max_kernel, tell)
     path = None if checkpoint is None else Path(checkpoint)
     identity = "" if path is None else fingerprint(dense, samples, settings, budget, max_drop, costs.device.name)

@@ -14,6 +14,7 @@ from sdk.planner.training.spec import size_bytes
 CHOICES = ("dynamic", "greedy", "random")
 IMPORTANCES = ("auto", "divergence", "gap", "energy", "entropy")
 RULES = ("line", "on_off", "identity")
+COSTS = ("planned", "counted")
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,10 @@ class Settings:
     the paper's, which is noise on so few), "energy" or "entropy" (from the normal distribution alone, without running the network), "auto": gap
     for the greedy choice, whose rule needs its sign, else divergence.
     rule: what an activation becomes, channel by channel. "line": the straight line of least mean square error, a constant where that explains
-    next to nothing; "on_off": identity or zero by the sign of beta, the paper's; "identity": for all channels.
+    next to nothing, and the identity behind an addition, where no layer could take a line in; "on_off": identity or zero by the sign of beta, the
+    paper's; "identity": for all channels.
+    cost: what tells latencies on a microcontroller. "planned": the planner's cycles; "counted": instructions, every part of the network compiled
+    and run on the emulated board, which takes some seconds a part and needs compiler and emulator.
     per_round: activations removed between trainings. step: how much of the dense latency a round may save at most, where no budget says how far.
     epochs: of each round; final_epochs: once more at the end. rate, momentum, decay, batch: SGD, the rate falling to 0 over each round by a
     cosine (the paper trains 160 epochs a round at steps of 0.1; on a computer at the edge nobody can wait for that).
@@ -97,6 +101,7 @@ class Settings:
     choice: str = "dynamic"
     importance: str = "auto"
     rule: str = "line"
+    cost: str = "planned"
     per_round: int = 2
     step: float = 0.08
     epochs: int = 2
@@ -121,7 +126,7 @@ class Settings:
         return self.importance if self.importance != "auto" else "gap" if self.choice == "greedy" else "divergence"
 
     def __post_init__(self) -> None:
-        for name, known in (("choice", CHOICES), ("importance", IMPORTANCES), ("rule", RULES)):
+        for name, known in (("choice", CHOICES), ("importance", IMPORTANCES), ("rule", RULES), ("cost", COSTS)):
             if getattr(self, name) not in known:
                 raise UsageError(f"{name} {getattr(self, name)!r} is not known; choose one of {', '.join(known)}")
         for name, low in (("per_round", 1), ("epochs", 0), ("final_epochs", 0), ("batch", 1), ("refit_samples", 1), ("score_samples", 1), ("max_rounds", 1)):

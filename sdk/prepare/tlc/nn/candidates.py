@@ -22,7 +22,9 @@ Tell = Callable[[str], None]
 #: times the multiply-accumulates cannot be faster, and is not planned.
 HOPELESS = 4
 #: Shares of the channels between two convolutions that may be kept.
-NARROWER = (0.5, 0.25)
+NARROWER = (0.875, 0.75, 0.5, 0.25)
+#: A merge that the planner says takes more than so many times what it replaces is not run to count its instructions.
+DOUBTFUL = 1.2
 
 
 @dataclass(frozen=True)
@@ -108,8 +110,8 @@ def _widened(option: Option, behind: Mapping[int, Sequence[str]]) -> Iterator[Op
 
 
 def narrower(module: fx.GraphModule, site: Site, ops: Sequence[str], places: Sequence[Place], costs: Costs) -> Iterator[Option]:
-    """An activation between two plain convolutions, nothing else around it, removed with a half or three quarters of the channels in between
-    gone: two convolutions in a row need not be as wide as what they were trained for."""
+    """An activation between two plain convolutions, nothing else around it, removed with some of the channels in between gone: two convolutions in a
+    row need not be as wide as what they were trained for."""
     pair = between(module, site, ops)
     if pair is None:
         return
@@ -144,9 +146,12 @@ def between(module: fx.GraphModule, site: Site, ops: Sequence[str]) -> tuple[int
 
 
 def _like(layers: Sequence[nn.Module], middle: int) -> Iterator[nn.Conv2d]:
-    """Two convolutions of the same windows with `middle` channels in between."""
+    """Two convolutions of the same windows with `middle` channels in between, and of the same weights: how large they are may decide which kernel
+    the board can take."""
     for layer, (inputs, outputs) in zip(layers, ((layers[0].in_channels, middle), (middle, layers[1].out_channels)), strict=True):
-        yield nn.Conv2d(inputs, outputs, layer.kernel_size, layer.stride, layer.padding, layer.dilation)  # type: ignore[arg-type]
+        made = nn.Conv2d(inputs, outputs, layer.kernel_size, layer.stride, layer.padding, layer.dilation)  # type: ignore[arg-type]
+        made.weight = nn.Parameter(layer.weight.detach()[:outputs, :inputs].clone())  # type: ignore[operator, union-attr, index]
+        yield made
 
 
 def _merge(module: fx.GraphModule, segment: Segment, ops: Sequence[str], places: Sequence[Place], costs: Costs) -> Option | str:
@@ -159,6 +164,9 @@ def _merge(module: fx.GraphModule, segment: Segment, ops: Sequence[str], places:
     if segment.merged_macs > HOPELESS * segment.macs:
         return f"{name}: {segment.merged_macs:,} multiply-accumulates merged, {segment.macs:,} today"
     today_s, today_bytes = sum(p.latency_s for p in places[first:last]), max(p.peak_bytes for p in places[first:last])
+    planned_s = sum(p.planned_s for p in places[first:last])
+    if costs.counted and _alone(segment) and (merged_s := costs.planned_s(segment)) > DOUBTFUL * planned_s:
+        return f"{name}: {1e3 * merged_s:.3g} ms merged and {1e3 * planned_s:.3g} ms today, as planned"
     try:
         latency, peak = _merged(module, segment, places[first:last], costs)
     except EmbarqError as error:
@@ -175,7 +183,7 @@ def _merged(module: fx.GraphModule, segment: Segment, places: Sequence[Place], c
     counts.
     """
     today_s, today_bytes = sum(p.latency_s for p in places), max(p.peak_bytes for p in places)
-    if costs.device.kind == "mcu" and segment.kind == "conv" and len(segment.kernel) == 2 and segment.groups == 1 and min(segment.padding) >= 0:
+    if costs.device.kind == "mcu" and _alone(segment):
         alone = costs.convolution(segment)
         last = places[-1]
         if segment.closes:
@@ -183,6 +191,11 @@ def _merged(module: fx.GraphModule, segment: Segment, places: Sequence[Place], c
         return alone.latency_s + last.after_s, alone.peak_bytes + last.outside_bytes  # what follows the last operation stays
     before, after = (_part(module, segment, costs, merged) for merged in (False, True))
     return max(0.0, today_s - (before.latency_s - after.latency_s)), after.peak_bytes + max(0, today_bytes - before.peak_bytes)
+
+
+def _alone(segment: Segment) -> bool:
+    """True when a segment becomes one plain two-dimensional convolution and nothing else."""
+    return segment.kind == "conv" and len(segment.kernel) == 2 and segment.groups == 1 and min(segment.padding) >= 0
 
 
 def _part(module: fx.GraphModule, segment: Segment, costs: Costs, merged: bool) -> Cost:

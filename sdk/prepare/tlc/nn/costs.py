@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from sdk.errors import UsageError
 from sdk.prepare.tlc.nn.statistics import judging
 from targets.device import Device, load_device
 
@@ -43,7 +44,8 @@ class Place:
     """What one linear operation, with all that follows it up to the next, takes inside the whole network.
 
     `after_s`: the part of `latency_s` that what follows it takes. `outside_bytes`: alive during the operation besides what it reads and writes;
-    `left_bytes`: the same after all that follows it, when a residual add, say, has read what was kept for it.
+    `left_bytes`: the same after all that follows it, when a residual add, say, has read what was kept for it. `planned_s`: `latency_s` by the
+    planner's cycles, whatever tells the latency.
     """
 
     name: str
@@ -52,21 +54,30 @@ class Place:
     after_s: float = 0.0
     outside_bytes: int = 0
     left_bytes: int = 0
+    planned_s: float = 0.0
 
 
 class Costs:
     """Costs on one device. `basis` says in a sentence where the seconds come from."""
 
-    def __init__(self, device: Device | str | None, calibration: np.ndarray | None = None) -> None:
-        """calibration: float32 [n, ...] inputs of the whole network, as torch takes them."""
+    def __init__(self, device: Device | str | None, calibration: np.ndarray | None = None, counted: bool = False) -> None:
+        """calibration: float32 [n, ...] inputs of the whole network, as torch takes them. counted: by instructions on the emulated board.
+
+        Raises UsageError where instructions are asked for and the device is no microcontroller."""
         self.device = load_device("host" if device is None else device)
         self.timed = device is not None and self.device.name == "host"
+        self.counted = counted
+        if counted and self.device.kind != "mcu":
+            raise UsageError(f"cost='counted' runs parts of the network on an emulated board and {self.device.name} is none; use cost='planned'")
         self._calibration = calibration
         self._parts: dict[str, Cost] = {}
+        self._counts: dict[int, tuple[Plan, list[float]]] = {}
 
     @property
     def basis(self) -> str:
         """Where latencies come from."""
+        if self.counted:
+            return f"instructions on the emulated {self.device.name}, int8, as if each took a cycle"
         if self.device.kind == "mcu":
             return f"the planner's cycles on {self.device.name}, int8"
         if self.timed:
@@ -84,11 +95,18 @@ class Costs:
         """Of the one convolution that a segment of 2-d convolutions becomes, on a microcontroller: planned without torch, in milliseconds."""
         key = f"{segment.input_shape} {segment.outputs} {segment.kernel} {segment.stride} {segment.padding}"
         if key not in self._parts:
-            from sdk.planner.plan import make_plan
-
-            plan = make_plan(self.device, convolution_graph(segment), mends=False)
+            plan = self._planned(segment)
             self._parts[key] = Cost(sum(self._seconds(plan)), max(step.live_bytes for step in plan.steps), plan.macs)
         return self._parts[key]
+
+    def planned_s(self, segment: Segment) -> float:
+        """Of the same convolution, by the planner's cycles."""
+        return sum(cycles_s(self._planned(segment)))
+
+    def _planned(self, segment: Segment) -> Plan:
+        from sdk.planner.plan import make_plan
+
+        return make_plan(self.device, convolution_graph(segment), mends=False)
 
     def whole(self, module: nn.Module, shape: tuple[int, ...]) -> tuple[Cost, tuple[Place, ...]]:
         """Of a network whose input has `shape` (batch 1), and of each of its linear operations in the order of execution."""
@@ -127,8 +145,12 @@ class Costs:
         return np.ascontiguousarray(x.transpose(0, *range(2, x.ndim), 1)) if pictures else x
 
     def _seconds(self, base: Plan) -> list[float]:
-        """Of every step, by the planner's cycles."""
-        return [step.cycles / (base.cost.clock_hz or NOMINAL_HZ) for step in base.steps]
+        """Of every step, by the planner's cycles or by instructions."""
+        if not self.counted:
+            return cycles_s(base)
+        if id(base) not in self._counts:
+            self._counts[id(base)] = base, instructions_s(base)
+        return self._counts[id(base)][1]
 
     def _shared_out(self, base: Plan, module: nn.Module, shape: tuple[int, ...]) -> list[float]:
         """Of every step: timed as a whole, or nominal, and shared out by multiply-accumulates and values written."""
@@ -143,18 +165,33 @@ def base_of(plan: Any) -> Plan:
     return found
 
 
+def cycles_s(plan: Plan) -> list[float]:
+    """Seconds of every step by the planner's cycles."""
+    return [step.cycles / (plan.cost.clock_hz or NOMINAL_HZ) for step in plan.steps]
+
+
+def instructions_s(plan: Plan) -> list[float]:
+    """Seconds of every step on the emulated board, an instruction a cycle. Raises ToolError where the compiler or the emulator is missing,
+    DoesNotFit for a plan that is too large."""
+    from sdk.artifact import compile_plan
+
+    with compile_plan(plan).flash("emulator") as session:
+        rows = session.profile().rows
+    return [float(getattr(row, "instructions", None) or 0) / (plan.cost.clock_hz or NOMINAL_HZ) for row in rows]
+
+
 def _places(plan: Plan, seconds: list[float]) -> tuple[Place, ...]:
     """Steps gathered under the linear operation they follow; those before the first belong to it."""
     nodes = {node.name: node for node in plan.graph.nodes}
     found: list[Place] = []
     early = Place("", 0.0, 0)
-    for step, spent in zip(plan.steps, seconds, strict=True):
+    for step, spent, planned in zip(plan.steps, seconds, cycles_s(plan), strict=True):
         node = nodes[step.node]
         origins = [plan.graph[name].origin or "" for name in node.inputs if name]
         owner = next((o.removesuffix(".weight") for o in origins if o.endswith(".weight")), step.node) if step.macs else ""
         own = {*node.inputs, *node.outputs}
         outside = sum(p.size_bytes for p in plan.alive(step.index) if p.kind != "scratch" and p.tensor not in own)
-        here = Place(owner, spent, step.live_bytes, 0.0 if owner else spent, outside, outside)
+        here = Place(owner, spent, step.live_bytes, 0.0 if owner else spent, outside, outside, planned)
         if owner:
             found.append(_joined(here, early) if not found else here)
         elif found:
@@ -167,7 +204,7 @@ def _places(plan: Plan, seconds: list[float]) -> tuple[Place, ...]:
 def _joined(a: Place, b: Place) -> Place:
     """`a`'s operation with what `b` does before or after it."""
     left = min(a.left_bytes, b.left_bytes) if b.peak_bytes else a.left_bytes
-    return Place(a.name, a.latency_s + b.latency_s, max(a.peak_bytes, b.peak_bytes), a.after_s + b.after_s, a.outside_bytes, left)
+    return Place(a.name, a.latency_s + b.latency_s, max(a.peak_bytes, b.peak_bytes), a.after_s + b.after_s, a.outside_bytes, left, a.planned_s + b.planned_s)
 
 
 def convolution_graph(segment: Segment) -> Graph:

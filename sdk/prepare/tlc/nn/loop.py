@@ -161,7 +161,8 @@ def _begin(task: Task, standing: Standing) -> Standing:
     names = pick(task, standing, importance, [site.name for site in left])
     if not names:
         return replace(standing, ended="nothing left")
-    removals = tuple(importance.replacements[name] for name in names)
+    known = {removal.site: removal for removal in standing.now.removals} | importance.replacements
+    removals = tuple(known[name] for name in names)
     narrow = tuple(replace(removal, width=names[removal.site]) for removal in removals)
     merges = merges_of(task.candidates.standing(standing.now.without(narrow, ()).passing))
     now = standing.now.without(removals, merges)
@@ -222,15 +223,16 @@ def _room(task: Task, standing: Standing) -> int:
 
 def _by_cost(task: Task, standing: Standing, importance: Importance) -> dict[str, int]:
     """The dynamic programme's choice for this round's share of the way, least harmful stretches first."""
-    gone = set(standing.now.removed)
+    passing = standing.now.passing
     blind = task.settings.measure in SCORES  # the criterion cannot tell what narrowing costs
-    open_ = [o for o in task.candidates.options if not o.keep or realised(o, standing.now.passing) or not (blind or o.removes[0] in gone)]
-    options = [replace(o, loss=max(0.0, importance(o.removes, o.keep))) for o in open_]
+    done = [realised(o, passing) for o in task.candidates.options]
+    open_ = [(o, is_done) for o, is_done in zip(task.candidates.options, done, strict=True) if is_done or not (o.keep and blind)]
+    options = [replace(o, loss=0.0 if is_done else max(0.0, importance(o.removes, o.keep))) for o, is_done in open_]
     selection = _next_selection(task, standing, options)
-    new = [o for o in selection.options if not gone.issuperset(o.removes)] if selection is not None else []
+    new = [o for o in selection.options if not realised(o, passing)] if selection is not None else []
     names: dict[str, int] = {}
     for option in sorted(new, key=lambda o: (o.loss, o.first)):
-        more = {name: option.keep for name in option.removes if name not in gone}
+        more = {name: option.keep for name in option.removes if option.keep or name not in passing}
         if not names or len(names) + len(more) <= task.settings.per_round:
             names |= more
     return {name: names[name] for name in task.dense.sites if name in names}

@@ -49,8 +49,9 @@ class Network:
         return {removal.site: removal.passing for removal in self.removals}
 
     def without(self, removals: tuple[Removal, ...], merges: tuple[str, ...]) -> Network:
-        """The same weights with more activations gone and these merges."""
-        return replace(self, removals=(*self.removals, *removals), merges=merges)
+        """The same weights with more activations gone, or the same ones narrower, and these merges."""
+        made = {removal.site: removal for removal in (*self.removals, *removals)}
+        return replace(self, removals=tuple(made.values()), merges=merges)
 
 
 def build(dense: Dense, network: Network) -> fx.GraphModule:

@@ -37,9 +37,11 @@ class Removal:
 
 
 def replacement(module: fx.GraphModule, site: Site, moments: Moments, rule: str) -> Removal:
-    """By "line", "on_off" or "identity": see `sdk.prepare.tlc.records.Settings`."""
+    """By "line", "on_off" or "identity": see `sdk.prepare.tlc.records.Settings`.
+
+    A line that no layer can take in, behind an addition say, would be a multiplication for every value, where a ReLU is fused and costs nothing."""
     match rule:
-        case "line":
+        case "line" if site.exclusive:
             scale, shift = moments.line()
         case "on_off":
             scale, shift = criterion(module, site, moments).on.astype(np.float64), np.zeros(site.channels)
@@ -65,8 +67,9 @@ class Importance:
         self._known: dict[tuple[frozenset[str], int], float] = {}
 
     def __call__(self, names: Iterable[str], keep: int = 0) -> float:
-        """Of removing these together; activations that are gone already count nothing. keep: channels that pass, 0 for all that the rule lets."""
-        left = frozenset(name for name in names if name in self._sites)
+        """Of removing these together; activations that are gone already count nothing. keep: channels that pass, 0 for all that the rule lets;
+        what is gone may get narrower still."""
+        left = frozenset(name for name in names if name in self._sites or keep)
         if not left:
             return 0.0
         if (left, keep) not in self._known:
@@ -91,6 +94,8 @@ class Importance:
         from sdk.prepare.tlc.nn.linearise import linearise
         from sdk.prepare.tlc.nn.narrow import narrow
 
+        if name not in self._sites:
+            return narrow(self._trial, name, width, [self._x[rows] for rows in pieces(len(self._x))])
         found = self.replacements[name]
         without = linearise(self._trial, self._sites[name], scale=torch.from_numpy(found.scale), shift=torch.from_numpy(found.shift))
         return narrow(without, name, width, [self._x[rows] for rows in pieces(len(self._x))])

@@ -52,12 +52,16 @@ def tune(
     Raises TrainingDiverged where the loss is not finite.
     """
     tuning = tuning or Tuning()
+    pictures = samples.x.dim() == 4
+    if pictures:
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimiser = _optimiser(net, settings, tuning.momenta)
     per_epoch = samples.updates(settings.batch)
     started, first = time.perf_counter(), tuning.epoch
     for epoch in range(first, epochs):
         net.train()
         for i, (x, y, rows) in enumerate(samples.batches(settings.batch, 1000 * number + epoch)):
+            x = x.contiguous(memory_format=torch.channels_last) if pictures else x  # convolutions train almost twice as fast so
             wanted = teacher(x, rows) if teacher is not None and settings.distill > 0 else None
             for group in optimiser.param_groups:
                 group["lr"] = rate(epoch * per_epoch + i, epochs * per_epoch, settings.rate)
