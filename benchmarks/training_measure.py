@@ -42,16 +42,20 @@ class Setup:
     plain_gradients: tuple[list[np.ndarray], ...]
     known: tuple[tuple[Any, Any], ...] = ()  # batches that ours was calibrated on
     shown: dict[str, str] = field(default_factory=dict)  # "fixed@0.7" -> "fixed"
+    seen: dict[tuple[str, float], Learning] = field(default_factory=dict)
 
-    def expecting(self, method: str) -> Learning:
-        """What all methods share, and for one that decides ranks batch by batch the ranks that calibration batches took, which its bytes are told from."""
-        name, eps = parsed(method)
-        if name not in ("hosvd", "svd"):
-            return self.learning
+    def knowing(self, *methods: str) -> Learning:
+        """What all methods share; and for hosvd and svd, at their eps, the ranks that calibration batches took, which they are held to."""
         from sdk.training.nn.calibrate import calibrate
 
-        known = calibrate(self.learning.program, self.known, (eps,), (name,), self.learning.names)
-        return replace(self.learning, calibration=known)
+        records = {record.name: record for record in self.learning.calibration.records}
+        for name, eps in (parsed(method) for method in methods if parsed(method)[0] in ("hosvd", "svd")):
+            if (name, eps) not in self.seen:
+                found = calibrate(self.learning.program, self.known, (eps,), (name,), self.learning.names)
+                self.seen[name, eps] = replace(self.learning, calibration=found)
+            for record in self.seen[name, eps].calibration.records:
+                records[record.name] = replace(records[record.name], batch_ranks={**records[record.name].batch_ranks, **record.batch_ranks})
+        return replace(self.learning, calibration=replace(self.learning.calibration, records=tuple(records.values())))
 
     def case(self, method: str) -> str:
         """Name of a case: without the eps where that was chosen for it."""
@@ -90,11 +94,11 @@ def kept_rows(s: Setup, method: str) -> list[Row]:
     from sdk.planner.training.predict import predict_saved_bytes
     from sdk.planner.training.walk import walk_of
 
-    one = trainer(s.learning, method, training_of())
+    known = s.knowing(method)
+    one = trainer(known, method, training_of())
     one.step(*s.batches[0])
     saved = one.saved_bytes()
     cosines = [step_cosine(s, method, i) for i in range(len(s.batches))]
-    known = s.expecting(method)
     predicted = predict_saved_bytes(walk_of(known.program), known.calibration.records, one.choices, BATCH)
     case = s.case(method)
     others = {"with constants": s.plain_bytes / (saved.batch + saved.constants)}
@@ -125,7 +129,7 @@ def at_its_eps(s: Setup, method: str) -> str:
 def step_cosine(s: Setup, method: str, i: int) -> float:
     """Cosine between the weights' movement in one step of ours and plain autograd's gradient, on batch i. A fresh trainer every time:
     subspace iteration gets one batch before, as it has in any run but its first step."""
-    one = trainer(s.learning, method, training_of(rate=1e-6))
+    one = trainer(s.knowing(method), method, training_of(rate=1e-6))
     if parsed(method)[0] == "asi":
         one.step(*s.batches[i - 1])
     before = _weights(one, s.plain.layers)
@@ -169,7 +173,7 @@ def over_published_row(s: Setup, method: str, curve: Sequence[tuple[float, int]]
     """
     from sdk.planner.training import kept
 
-    choices = trainer(s.learning, method, training_of()).choices
+    choices = trainer(s.knowing(method), method, training_of()).choices
     records = {record.name: record for record in s.learning.calibration.records}
     inputs, whole = (sum(kept.input_bytes(records[c.layer], c, BATCH) for c in held) for held in (choices, kept.with_factors(choices, "float32")))
     constants, float_ones = (
@@ -184,7 +188,7 @@ def over_published_row(s: Setup, method: str, curve: Sequence[tuple[float, int]]
 
 def time_row(s: Setup, method: str, turns: int = TURNS) -> Row:
     """Time of a step over that of plain autograd: the lowest of each, taken in turns."""
-    one = trainer(s.learning, method, training_of())
+    one = trainer(s.knowing(method), method, training_of())
     x, y = s.batches[0]
     ours, plain = in_turns([lambda: one.step(x, y), lambda: training_peers.step(s.plain, x, y, TINY_RATE)], turns)
     return Row(s.case(method), "step_time_ratio", ours / plain, "ratio", "lower")
@@ -205,7 +209,7 @@ def peak_rows(s: Setup, methods: Sequence[str]) -> list[Row]:
     """Growth of our process over that of plain autograd with the whole batch at once; beside it plain autograd with the same micro-batches."""
     wanted = [("plain", 0), ("plain", MICRO), *((m, micro) for m in methods for micro in (MICRO, 0))]
     with tempfile.TemporaryDirectory(prefix="embarq-bench-") as folder:
-        s.learning.calibration.save(stored := str(Path(folder) / "calibration.npz"))
+        s.knowing(*methods).calibration.save(stored := str(Path(folder) / "calibration.npz"))
         found = peaks(s.net_name, s.layers, stored, wanted)
     plain = found["plain:0"]
     same = {"plain, same micro-batches": found[f"plain:{MICRO}"] / plain}

@@ -51,6 +51,7 @@ def choices(with_: Learning, method: str, training: Any) -> list[Any]:
     Fixed subspaces share the eps among the layers, as a plan of named layers does. Adapters replace weights of many channels; depthwise
     layers, which have few weights, keep fixed subspaces of their inputs beside them.
     """
+    from sdk.planner.training.kept import planned_ranks
     from sdk.planner.training.records import Choice
     from sdk.training.nn.calibration import ranks_for, shared_ranks
 
@@ -64,7 +65,8 @@ def choices(with_: Learning, method: str, training: Any) -> list[Any]:
     found = []
     for record in records:
         own = "fixed" if name == "adapter" and record.groups > 1 else name
-        found.append(Choice(record.name, own, eps, ranks_for(record, own, eps), factors=training.factors_of(own)))
+        ranks = ranks_for(record, own, eps) or planned_ranks(record, own, eps, training.micro_batch or training.batch)
+        found.append(Choice(record.name, own, eps, ranks, factors=training.factors_of(own)))
     return found
 
 

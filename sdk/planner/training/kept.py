@@ -8,6 +8,7 @@ a basis.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -89,6 +90,28 @@ def bytes_by_batch(record: LayerRecord, choice: Choice, batch: int) -> list[int]
     return found
 
 
+def planned_ranks(record: LayerRecord, method: str, eps: float, batch: int) -> tuple[int, ...]:
+    """Ranks, batch first, that hosvd or svd is held to: those that calibration batches took at this eps, the mean rounded up.
+
+    So a plan's bytes are what each batch keeps. () where no batch was seen; 0 for a mode that stays whole.
+    """
+    seen = record.batch_ranks.get((method, eps), ())
+    if not seen:
+        return ()
+    found = []
+    for n, length in enumerate(shape_of(record, batch)):
+        took = [ranks[n + 1] * (batch / ranks[0] if n == 0 else 1.0) or length for ranks in seen]
+        found.append(min(length, math.ceil(sum(took) / len(took) - 1e-9)))
+    if method == "svd":
+        return (0 if svd_is_whole(record, found[0], batch) else found[0], *(0 for _ in found[1:]))
+    return tuple(cut(rank, length) for rank, length in zip(found, shape_of(record, batch), strict=True))
+
+
+def svd_is_whole(record: LayerRecord, rank: int, batch: int) -> bool:
+    """Whether two factors of this rank would take as many values as the input."""
+    return rank * (batch + record.input_size) >= batch * record.input_size
+
+
 def cut(rank: int, length: int) -> int:
     """The rank that is kept of a mode computed per batch: 0 (whole) where nothing is gained."""
     return 0 if rank >= WHOLE_FROM * length else rank
@@ -166,9 +189,11 @@ def rank_for(spectrum: np.ndarray, eps: float) -> int:
 
 
 def _svd_bytes(record: LayerRecord, choice: Choice, batch: int) -> int:
-    """U S [B, K] and V [CHW, K] of the unfolding along the batch."""
+    """U S [B, K] and V [CHW, K] of the unfolding along the batch, or the input, where that is no more."""
     rank = choice.ranks[0] if choice.ranks else batch
-    return held_bytes((batch, rank), choice.factors, 1) + held_bytes((record.input_size, rank), choice.factors, 1)
+    if not rank or svd_is_whole(record, rank, batch):
+        return held_bytes(shape_of(record, batch), choice.factors, channel_mode(1 + len(record.input_shape)))
+    return tucker_bytes(shape_of(record, batch), (rank, *(0 for _ in record.input_shape)), choice.factors, choice.factors)
 
 
 def with_factors(choices: Sequence[Choice], factors: str) -> tuple[Choice, ...]:

@@ -238,7 +238,7 @@ def compressed(record: LayerRecord, method: str, eps: float, setting: Setting) -
     if method == "fixed" and record.name in setting.shared:
         eps, ranks = setting.shared[record.name]
     else:
-        ranks = setting.rank_rule(record, method, eps)
+        ranks = setting.rank_rule(record, method, eps) or kept.planned_ranks(record, method, eps, setting.batch)
     if ranks and not any(ranks):
         return None
     made = Choice(record.name, method, eps, ranks, factors=setting.training.factors_of(method))

@@ -23,7 +23,7 @@ class Choice:
     """How one layer learns.
 
     method: one of CHOICES. eps: the share of energy kept. ranks: of each mode, batch first; 0 leaves a mode as it is, () leaves the ranks
-    to the run (svd, hosvd). fraction: of input channels that learn ("channels"). factors: data type of what is kept.
+    to each batch (svd, hosvd). fraction: of input channels that learn ("channels"). factors: data type of what is kept.
     """
 
     layer: str

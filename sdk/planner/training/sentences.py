@@ -38,7 +38,10 @@ def decisions_of(case: Case, training: Training, solved: Solved, budget: int) ->
         yield "Recomputed layers keep their block's input alone: the rest of the block is computed again when its gradient arrives, so a step takes longer."
     if any(o.choice.method == "channels" for o in learning):
         yield "Where channels learn, they are the first ones of the layer's input; the gain is the share of the gradient's energy seen in them."
-    if any(o.choice.method in ("hosvd", "svd") for o in learning):
+    by_batch = [o for o in learning if o.choice.method in ("hosvd", "svd")]
+    if any(o.choice.ranks for o in by_batch):
+        yield "hosvd and svd are held to the ranks that calibration batches took on average, so that their bytes are known; bases are each batch's own."
+    if any(not o.choice.ranks for o in by_batch):
         yield f"hosvd and svd keep as much as each batch needs: their bytes are an expectation, not a bound{_spread(solved)}."
 
 

@@ -40,10 +40,14 @@ class Exact:
 
 @dataclass
 class Svd:
-    """Keeps eps of the energy of the input seen as a matrix [B, everything else] (arXiv 2411.06346, the variant it compares with)."""
+    """Keeps eps of the energy of the input seen as a matrix [B, everything else] (arXiv 2411.06346, the variant it compares with).
+
+    rank: 0 follows from eps; another is held to.
+    """
 
     eps: float
     factors: str = "float32"
+    rank: int = 0
     name: str = "svd"
 
     def compress(self, x: Tensor) -> Saved:
@@ -51,7 +55,7 @@ class Svd:
         if not _finite(x):
             return keep(x, x, [None] * x.dim(), self.factors)
         gram = unfold_gram(x, 0)
-        basis, _, _ = leading(gram, (1.0 - self.eps) * float(gram.trace()))
+        basis, _, _ = leading(gram, (1.0 - self.eps) * float(gram.trace()), min(self.rank, x.shape[0]))
         if basis.shape[1] * (x.shape[0] + x[0].numel()) >= x.numel():  # two factors would take more than the input
             return keep(x, x, [None] * x.dim(), self.factors)
         return keep(x, mode_product(x, basis, 0), [basis, *[None] * (x.dim() - 1)], self.factors)
@@ -217,9 +221,9 @@ def exact(factors: str = "float32") -> Exact:
     return Exact(factors)
 
 
-def svd(eps: float, factors: str = "float32") -> Svd:
-    """Keep eps of the energy of the samples' matrix."""
-    return Svd(eps, factors)
+def svd(eps: float, factors: str = "float32", rank: int = 0) -> Svd:
+    """Keep eps of the energy of the samples' matrix, or the first `rank` directions."""
+    return Svd(eps, factors, rank)
 
 
 def hosvd(eps: float, ranks: Sequence[int] = (), factors: str = "float32", sequential: bool = True) -> Hosvd:

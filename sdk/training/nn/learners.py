@@ -153,7 +153,9 @@ def _compressor(layer: Layer, choice: Choice, calibration: Calibration | None, s
         case "exact" | "recompute":
             return compressors.exact(choice.factors)
         case "svd":
-            return compressors.svd(choice.eps, choice.factors)
+            if choice.ranks and not choice.ranks[0]:
+                return compressors.exact(choice.factors)
+            return compressors.svd(choice.eps, choice.factors, choice.ranks[0] if choice.ranks else 0)
         case "hosvd":
             return compressors.hosvd(choice.eps, choice.ranks, choice.factors)
         case "asi":
