@@ -50,7 +50,7 @@ class Case:
 TRAINING = {"epochs": 1, "batch": 128, "rate": 0.03, "score_samples": 128, "refit_samples": 256, "step": 0.5, "per_round": 35}
 LONGER = {**TRAINING, "epochs": 6, "rate": 0.05, "score_samples": 256, "cost": "counted"}
 CASES = {
-    "resnet18_quarter/budget": Case("resnet18_quarter", {"removed": 5, "latency_ratio": 0.8}, {**LONGER, "epochs": 4}, augmented=True),
+    "resnet18_quarter/budget": Case("resnet18_quarter", {"removed": 5, "latency_ratio": 0.8}, {**LONGER, "epochs": 3}, augmented=True),
     "mobilenetv2_035/10": Case("mobilenetv2_035", {"removed": 10}, TRAINING, 5_120),
     "mobilenetv2_035/budget": Case("mobilenetv2_035", {"removed": 10, "latency_ratio": 0.765, "peak_ram_ratio": 0.9}, LONGER, augmented=True),
     "resnet18_quarter/8 or random": Case("resnet18_quarter", {"removed": 8}, {**TRAINING, "epochs": 0, "per_round": 8}, 2_560, random=True),
