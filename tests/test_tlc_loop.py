@@ -210,6 +210,17 @@ def test_layers_without_an_activation_between_get_narrower(data, tmp_path):
     assert found.report.merge_error < 1e-4
 
 
+def test_a_layer_that_was_narrowed_is_not_fitted_to_its_wider_outputs(data):
+    """It reads one activation that went in this round and makes the narrow middle of another."""
+    torch.manual_seed(0)
+    layers = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)]
+    made = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 10))
+    found = sdk.tlc.collapse(made, data, {"removed": 2, "latency_ratio": 0.6}, **{**QUICK, "max_kernel": 3, "epochs": 0, "step": 0.9})
+    widths = [layer.out_channels for layer in found.model.modules() if isinstance(layer, nn.Conv2d)]
+    assert len(found.removed) == 2
+    assert min(widths[:2]) < 8 == widths[2]
+
+
 def test_lines_are_least_squares_and_the_network_is_not_touched(net, data):
     module = canonical(net, torch.from_numpy(data[0][:2]))
     found = sites(module)

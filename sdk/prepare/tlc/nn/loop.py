@@ -191,7 +191,8 @@ def narrowed(task: Task, made: fx.GraphModule, removals: Iterable[Removal]) -> f
 
 
 def refitted(task: Task, made: fx.GraphModule, before: fx.GraphModule, names: Sequence[str]) -> fx.GraphModule:
-    """Least squares for the linear operations that read the removed activations, so that they give what they gave before."""
+    """Least squares for the linear operations that read the removed activations, so that they give what they gave before; one whose own output
+    was narrowed gives something else, and stays as it is."""
     if not task.settings.refit:
         return made
     from sdk.prepare.tlc.nn.refit import refit
@@ -200,7 +201,8 @@ def refitted(task: Task, made: fx.GraphModule, before: fx.GraphModule, names: Se
     batches = [x[rows] for rows in pieces(len(x), 128)]
     followers = dict.fromkeys(op for name in names for op in task.dense.sites[name].followers)
     for op in sorted(followers, key=task.candidates.ops.index):
-        made = refit(made, before, op, batches)
+        if len(made.get_parameter(f"{op}.weight")) == len(before.get_parameter(f"{op}.weight")):
+            made = refit(made, before, op, batches)
     return made
 
 
