@@ -21,6 +21,7 @@ from sdk.prepare.tlc.records import Budget, Figures, Report, Settings, budget_of
 if TYPE_CHECKING:
     from torch import nn
 
+    from sdk.planner.plan import Plan
     from sdk.prepare.tlc.nn.costs import Costs
     from sdk.prepare.tlc.nn.loop import Task
     from sdk.prepare.tlc.nn.resume import Standing
@@ -108,7 +109,7 @@ def _begin(
     found = sites(dense)
     if not found:
         raise UsageError(f"{type(model).__name__} has no activation between layers that could be removed, so there is nothing to collapse; keep it as it is")
-    costs = Costs(device, calibration.numpy(), settings.cost == "counted")
+    costs = Costs(device, calibration.numpy(), counted if settings.cost == "counted" else None)
     options = candidates(dense, found, costs, settings.max_kernel, tell)
     path = None if checkpoint is None else Path(checkpoint)
     identity = "" if path is None else fingerprint(dense, samples, settings, budget, max_drop, costs.device.name)
@@ -145,6 +146,15 @@ def _end(task: Task, costs: Costs, standing: Standing, measure: bool, name: str)
         {**asdict(task.settings), "budget": None if task.budget is None else asdict(task.budget), "max_drop": task.max_drop},
     )  # fmt: skip
     return Collapsed(made.module, best.removed, best.merges, report)
+
+
+def counted(plan: Plan) -> list[int]:
+    """Instructions of every step of a microcontroller's plan on the emulated board. Raises ToolError where the compiler or the emulator is
+    missing, DoesNotFit for a plan that is too large."""
+    from sdk.artifact import compile_plan
+
+    with compile_plan(plan).flash("emulator") as session:
+        return [getattr(row, "instructions", None) or 0 for row in session.profile().rows]
 
 
 def _ended(task: Task, costs: Costs, ended: str, after: Figures) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,9 @@ from torch import fx, nn
 from sdk.errors import UsageError
 from sdk.prepare.tlc.nn.statistics import judging
 from targets.device import Device, load_device
+
+#: A plan run on an emulated board: instructions of each of its steps.
+Count = Callable[["Plan"], Sequence[int]]
 
 if TYPE_CHECKING:
     from sdk.graph.ir import Graph
@@ -60,18 +64,23 @@ class Place:
 class Costs:
     """Costs on one device. `basis` says in a sentence where the seconds come from."""
 
-    def __init__(self, device: Device | str | None, calibration: np.ndarray | None = None, counted: bool = False) -> None:
-        """calibration: float32 [n, ...] inputs of the whole network, as torch takes them. counted: by instructions on the emulated board.
+    def __init__(self, device: Device | str | None, calibration: np.ndarray | None = None, count: Count | None = None) -> None:
+        """calibration: float32 [n, ...] inputs of the whole network, as torch takes them. count: runs a plan on the emulated board.
 
-        Raises UsageError where instructions are asked for and the device is no microcontroller."""
+        Raises UsageError where instructions are to be counted and the device is no microcontroller."""
         self.device = load_device("host" if device is None else device)
         self.timed = device is not None and self.device.name == "host"
-        self.counted = counted
-        if counted and self.device.kind != "mcu":
+        self._count = count
+        if count is not None and self.device.kind != "mcu":
             raise UsageError(f"cost='counted' runs parts of the network on an emulated board and {self.device.name} is none; use cost='planned'")
         self._calibration = calibration
         self._parts: dict[str, Cost] = {}
         self._counts: dict[int, tuple[Plan, list[float]]] = {}
+
+    @property
+    def counted(self) -> bool:
+        """True when latencies are instructions on the emulated board."""
+        return self._count is not None
 
     @property
     def basis(self) -> str:
@@ -146,10 +155,10 @@ class Costs:
 
     def _seconds(self, base: Plan) -> list[float]:
         """Of every step, by the planner's cycles or by instructions."""
-        if not self.counted:
+        if self._count is None:
             return cycles_s(base)
         if id(base) not in self._counts:
-            self._counts[id(base)] = base, instructions_s(base)
+            self._counts[id(base)] = base, [count / (base.cost.clock_hz or NOMINAL_HZ) for count in self._count(base)]
         return self._counts[id(base)][1]
 
     def _shared_out(self, base: Plan, module: nn.Module, shape: tuple[int, ...]) -> list[float]:
@@ -168,16 +177,6 @@ def base_of(plan: Any) -> Plan:
 def cycles_s(plan: Plan) -> list[float]:
     """Seconds of every step by the planner's cycles."""
     return [step.cycles / (plan.cost.clock_hz or NOMINAL_HZ) for step in plan.steps]
-
-
-def instructions_s(plan: Plan) -> list[float]:
-    """Seconds of every step on the emulated board, an instruction a cycle. Raises ToolError where the compiler or the emulator is missing,
-    DoesNotFit for a plan that is too large."""
-    from sdk.artifact import compile_plan
-
-    with compile_plan(plan).flash("emulator") as session:
-        rows = session.profile().rows
-    return [float(getattr(row, "instructions", None) or 0) / (plan.cost.clock_hz or NOMINAL_HZ) for row in rows]
 
 
 def _places(plan: Plan, seconds: list[float]) -> tuple[Place, ...]:
