@@ -210,7 +210,7 @@ def test_layers_without_an_activation_between_get_narrower(data, tmp_path):
     assert found.report.merge_error < 1e-4
 
 
-def test_a_layer_that_was_narrowed_is_not_fitted_to_its_wider_outputs(data):
+def test_a_layer_is_fitted_to_its_wider_outputs_before_it_is_narrowed(data):
     """It reads one activation that went in this round and makes the narrow middle of another."""
     torch.manual_seed(0)
     layers = [nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 8, 3, padding=1)]

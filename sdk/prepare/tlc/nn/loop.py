@@ -167,7 +167,10 @@ def _begin(task: Task, standing: Standing) -> Standing:
     merges = merges_of(task.candidates.standing(standing.now.without(narrow, ()).passing))
     now = standing.now.without(removals, merges)
     task.tell(f"round {number}: removing {', '.join(names)}")
-    made = refitted(task, narrowed(task, build(task.dense, now).eval(), narrow), module, tuple(names))
+    followers = {op for name in names for op in task.dense.sites[name].followers}
+    early = followers & {source for removal in narrow if removal.width for source in task.dense.sites[removal.site].sources}
+    made = refitted(task, build(task.dense, now).eval(), module, early)  # narrowed, they have other outputs than before
+    made = refitted(task, narrowed(task, made, narrow), module, followers - early)
     now = replace(standing.now.without(narrow, merges), values=values_of(made))
     before = evaluate(made, *task.samples.held()).accuracy
     pending = {"removed": list(names), "expected_loss": importance(names), "accuracy_before_training": before}
@@ -190,19 +193,16 @@ def narrowed(task: Task, made: fx.GraphModule, removals: Iterable[Removal]) -> f
     return made
 
 
-def refitted(task: Task, made: fx.GraphModule, before: fx.GraphModule, names: Sequence[str]) -> fx.GraphModule:
-    """Least squares for the linear operations that read the removed activations, so that they give what they gave before; one whose own output
-    was narrowed gives something else, and stays as it is."""
+def refitted(task: Task, made: fx.GraphModule, before: fx.GraphModule, ops: Iterable[str]) -> fx.GraphModule:
+    """Least squares for linear operations that read removed activations, so that they give what they gave before."""
     if not task.settings.refit:
         return made
     from sdk.prepare.tlc.nn.refit import refit
 
     x, _ = task.samples.first(task.settings.refit_samples)
     batches = [x[rows] for rows in pieces(len(x), 128)]
-    followers = dict.fromkeys(op for name in names for op in task.dense.sites[name].followers)
-    for op in sorted(followers, key=task.candidates.ops.index):
-        if len(made.get_parameter(f"{op}.weight")) == len(before.get_parameter(f"{op}.weight")):
-            made = refit(made, before, op, batches)
+    for op in sorted(ops, key=task.candidates.ops.index):
+        made = refit(made, before, op, batches)
     return made
 
 
