@@ -186,6 +186,18 @@ def over_published_row(s: Setup, method: str, curve: Sequence[tuple[float, int]]
     return Row(s.case(method), "bytes_over_published", (inputs + constants) / theirs, "ratio", "lower", others)
 
 
+def time_over_published_row(s: Setup, method: str, curve: Sequence[tuple[float, float]], turns: int = 3) -> Row:
+    """Time of a step over that of the published HOSVD at the least eps that reaches our gradient's cosine, taken in turns.
+
+    curve: (eps, cosine) of the published method, eps rising.
+    """
+    reached = float(np.mean([step_cosine(s, method, i) for i in range(len(s.batches))]))
+    eps = next((eps for eps, cosine in curve if cosine >= reached), curve[-1][0])
+    one, theirs, (x, y) = trainer(s.knowing(method), method, training_of()), training_peers.official_hosvd(s.net, s.plain.layers, eps), s.batches[0]
+    ours, published_s = in_turns([lambda: one.step(x, y), lambda: training_peers.step(theirs, x, y, TINY_RATE)], turns)
+    return Row(s.case(method), "time_over_published", ours / published_s, "ratio", "lower")
+
+
 def time_row(s: Setup, method: str, turns: int = TURNS) -> Row:
     """Time of a step over that of plain autograd: the lowest of each, taken in turns."""
     one = trainer(s.knowing(method), method, training_of())

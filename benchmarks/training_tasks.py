@@ -1,7 +1,7 @@
 """Does training on the device help? Four tasks on real data, every method on the same batches, three seeds.
 
 Pictures: MobileNetV2-0.35, trained on clean CIFAR-10, goes on learning from 1,000 labelled pictures of a camera in the dark, or of one
-with little contrast, and is tested on 2,000 test pictures of that camera. Movement: a net trained on the phones of other people is
+with little contrast, and is tested on 5,000 test pictures of that camera. Movement: a net trained on the phones of other people is
 personalised with a person's first five walks and tested on their later ones, with the phone in the pocket or with a watch on the wrist;
 the mean over four people. Rates were chosen on other training pictures, and on two other people.
 
@@ -75,9 +75,9 @@ class Task:
 
 
 def camera_parts(kind: str, severity: int) -> list[Part]:
-    """1,000 training pictures and 2,000 test pictures of a camera that does `kind` to them."""
+    """1,000 training pictures and 5,000 test pictures of a camera that does `kind` to them."""
     x, y = training_nets.training_pictures()
-    tx, ty = images(training_nets.DATA / "cifar10" / "cifar10_jpeg_test.npz", 2000)
+    tx, ty = images(training_nets.DATA / "cifar10" / "cifar10_jpeg_test.npz")
     seen = [training_nets.to_input(shift(p, kind, severity, seed)) for seed, p in enumerate((x[:1000], tx))]
     return [Part(seen[0], y[:1000], seen[1], ty, training_nets.clean_pictures("mobilenetv2_035_32", 128))]
 

@@ -10,7 +10,7 @@ from sdk.prepare.tlc.records import Figures, Layer, Report, Round
 
 _ROWS: tuple[tuple[str, str, str], ...] = (
     ("linear layers", "layers", "count"), ("activations", "activations", "count"), ("parameters", "parameters", "count"),
-    ("multiply-accumulates", "macs", "count"), ("accuracy", "accuracy", "share"), ("latency, planned", "latency_s", "ms"),
+    ("multiply-accumulates", "macs", "count"), ("accuracy", "accuracy", "share"), ("latency", "latency_s", "ms"),
     ("peak RAM, planned", "peak_bytes", "bytes"), ("arena, planned", "arena_bytes", "bytes"),
     ("instructions, measured", "measured_instructions", "count"), ("latency, measured", "measured_latency_s", "ms"),
     ("arena, measured", "measured_arena_bytes", "bytes"),
@@ -92,7 +92,7 @@ def _tiles(before: Figures, after: Figures) -> str:
     tiles = [
         (f"{before.activations} → {after.activations}", "activations"),
         (f"{before.layers} → {after.layers}", "linear layers"),
-        (f"x{after.latency_s / before.latency_s:.2f}" if before.latency_s else "-", "latency, planned"),
+        (f"x{after.latency_s / before.latency_s:.2f}" if before.latency_s else "-", "latency"),
         (f"x{after.peak_bytes / before.peak_bytes:.2f}" if before.peak_bytes else "-", "peak RAM, planned"),
     ]
     if before.accuracy is not None and after.accuracy is not None:

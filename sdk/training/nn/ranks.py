@@ -13,8 +13,8 @@ WHOLE_FROM = 0.75
 SHORT = 4
 #: Ranks tried per mode in the exact search; longer modes are tried at this many ranks, evenly spread over powers.
 _TRIED = 96
-#: The largest share of its own gradient that a layer may lose so that others keep more of theirs.
-_MOST_LOST = 0.7
+#: What a layer may lose of its own gradient so that others keep more of theirs: so many times what all lose, and this share at most.
+_MOST_TIMES, _MOST_LOST = 3.0, 0.7
 
 
 def ranks_per_mode(spectra: Sequence[np.ndarray], eps: float) -> tuple[int, ...]:
@@ -64,15 +64,17 @@ def ranks_shared(layers: Sequence[Sharing], eps: float, samples: int = 16) -> li
     """Ranks of all layers that keep `eps` of the gradient that they have together, in the fewest values; 0 for a mode left whole.
 
     A layer's loss is counted as in `ranks_global`, times its squared gradient norm: layers with large gradients keep more of theirs, and one
-    with next to none keeps 30 % of its own. Each layer takes the point of its front of values over loss that one price for loss makes
-    cheapest (Lagrange), the highest loss that stays within the budget. Values counted: cores of `samples` samples and the bases once.
+    with next to none loses three times the share of all, or 70 %, at most. Each layer takes the point of its front of values over loss that
+    one price for loss makes cheapest (Lagrange), the highest loss that stays within the budget. Values counted: cores of `samples` samples
+    and the bases once.
     """
     if not 0 < eps <= 1:
         raise ValueError(f"a share of the gradient of {eps} is not possible; give one above 0 and at most 1")
     total = sum(layer.weight for layer in layers)
     if total <= 0:
         return [ranks_global(layer.spectra, layer.shape, eps, samples) for layer in layers]
-    fronts = [_front(layer, samples) for layer in layers]
+    most = min(_MOST_LOST, _MOST_TIMES * (1.0 - eps)) + 1e-12
+    fronts = [_front(layer, samples, most) for layer in layers]
     weights = [layer.weight / total for layer in layers]
     budget = (1.0 - eps) * (1 + 1e-9) + 1e-12
 
@@ -91,15 +93,15 @@ def ranks_shared(layers: Sequence[Sharing], eps: float, samples: int = 16) -> li
     return [tuple(0 if k >= d else int(k) for k, d in zip(ranks, layer.shape, strict=True)) for ranks, layer in zip(found, layers, strict=True)]
 
 
-def _front(layer: Sharing, samples: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(values [n], losses [n], ranks [n, modes]) of the choices that no other beats in both, values rising."""
+def _front(layer: Sharing, samples: int, most: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(values [n], losses [n], ranks [n, modes]) of the choices that lose at most `most` and that no other beats in both, values rising."""
     tails = [_tail(np.asarray(spectrum, dtype=np.float64), length) for spectrum, length in zip(layer.spectra, layer.shape, strict=True)]
     grid = np.meshgrid(*(_candidates(length) for length in layer.shape), indexing="ij")
     ranks = {n: g.ravel() for n, g in enumerate(grid)}
     lost = np.sum([tails[n][k] for n, k in ranks.items()], axis=0)
     values = _values(ranks, layer.shape, samples)
     order = np.lexsort((lost, values))
-    order = order[lost[order] <= _MOST_LOST]
+    order = order[lost[order] <= most]
     before = np.concatenate([[np.inf], np.minimum.accumulate(lost[order])[:-1]])
     order = order[lost[order] < before]
     return values[order], lost[order], np.stack([ranks[n][order] for n in range(len(layer.shape))], axis=1)
