@@ -79,7 +79,7 @@ def camera_parts(kind: str, severity: int) -> list[Part]:
     x, y = training_nets.training_pictures()
     tx, ty = images(training_nets.DATA / "cifar10" / "cifar10_jpeg_test.npz")
     seen = [training_nets.to_input(shift(p, kind, severity, seed)) for seed, p in enumerate((x[:1000], tx))]
-    return [Part(seen[0], y[:1000], seen[1], ty, training_nets.clean_pictures("mobilenetv2_035_32", 128))]
+    return [Part(seen[0], y[:1000], seen[1], ty, training_nets.clean_pictures("mobilenetv2_035_32", 512))]
 
 
 def person_parts(device: str, trained_on: str, people: Sequence[int] = har.TESTED) -> list[Part]:

@@ -38,8 +38,9 @@ METHODS = ("fixed", "hosvd", "asi", "adapter")
 COMPARED = 8
 #: Methods of which each batch decides the ranks.
 PER_BATCH = ("hosvd", "svd")
-#: Batches whose gradients choose the directions and ranks of fixed bases.
-LEARNED_FROM = 4
+#: Batches whose gradients choose the directions and ranks of fixed bases: with 16 of 32 pictures instead of 4, a net that learned pictures taken in
+#: the dark came 0.3 points nearer to exact training (three seeds).
+LEARNED_FROM = 16
 
 
 def calibrate(
