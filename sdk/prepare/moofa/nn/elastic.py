@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from sdk.prepare.moofa.nn.depthwise import depthwise
 from sdk.prepare.moofa.nn.plain import NORM_EPS, NORM_MOMENTUM, InvertedResidual, SqueezeExcite, SubnetModule, initialise
 from sdk.prepare.moofa.space import SQUEEZE, Block, Ladder, Subnet, blocks, check, divisible, largest
 
@@ -43,7 +44,7 @@ class ElasticBlock(nn.Module):
         own, hidden, y = self.whole, block.hidden, x
         if block.expands:
             y = own.act(_norm(own.expand_norm, F.conv2d(x, own.expand.weight[:hidden])))
-        y = F.conv2d(y, self.kernel(block.kernel, hidden), None, block.stride, block.kernel // 2, 1, hidden)
+        y = depthwise(y, self.kernel(block.kernel, hidden), block.stride)
         y = own.act(_norm(own.depthwise_norm, y))
         y = y if own.squeeze is None else _squeeze(own.squeeze, y, hidden)
         y = _norm(own.project_norm, F.conv2d(y, own.project.weight[:, :hidden]))
