@@ -6,6 +6,7 @@ Cases `<ladder>@<device>/<budget>`: the subnet that `sdk.moofa.search` finds, ch
 drop is from the float subnet's), compiled, and run on the emulated board. The equal-memory ladder's ratios are to MobileNet's at the same budget. Cases
 `<ladder>/search`: predictor and evolution against random search. `<ladder>/smallest`: in the supernet, and trained alone by the same
 recipe. `<ladder>@<device>/<n>`: random subnets on the emulated board. What is measured is kept in `.cache/moofa`: a second run goes on.
+`--workers 2` measures and judges in two processes.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
+from multiprocessing import get_context
 from typing import Any
 
 import numpy as np
@@ -58,7 +61,7 @@ class Pictures:
             self.held_x, self.held_y = self.held_x[:500], self.held_y[:500]
 
 
-def search(ladder: str, budget: str, pictures: Pictures, quick: bool) -> Any:
+def search(ladder: str, budget: str, pictures: Pictures, quick: bool, workers: int) -> Any:
     """What `sdk.moofa.search` finds for the budget; measurements are shared among budgets."""
     import sdk
 
@@ -72,22 +75,23 @@ def search(ladder: str, budget: str, pictures: Pictures, quick: bool) -> Any:
             said[0] = time.monotonic()
             sys.stderr.write(f"{ladder} {budget}: {progress}\n")
 
-    return sdk.moofa.search(net, SMALL_DEVICE, budget, (x, y, pictures.held_x, pictures.held_y), effort=effort, cache=CACHE, report=report)
+    data = x, y, pictures.held_x, pictures.held_y
+    return sdk.moofa.search(net, SMALL_DEVICE, budget, data, effort=effort, workers=workers, cache=CACHE, report=report)
 
 
-def budget_rows(ladder: str, budget: str, pictures: Pictures, quick: bool) -> list[Row]:
+def budget_rows(ladder: str, budget: str, pictures: Pictures, quick: bool, workers: int = 1) -> list[Row]:
     """The found subnet, quantised, compiled and run."""
     import torch
 
     import sdk
     from sdk.prepare.moofa.nn.data import batches
 
-    found = search(ladder, budget, pictures, quick)
+    found = search(ladder, budget, pictures, quick, workers)
     side = found.subnet.resolution
     with torch.no_grad():
         real = np.concatenate([found.module(b).argmax(1).numpy() for b in batches(pictures.test_x, side)])
     plan: Any = sdk.plan(SMALL_DEVICE, found.model(), calibration=channels_last(pictures.x[:CALIBRATED], side))
-    answers = int8_answers(plan.graph, pictures.test_x[: pictures.judged], side)
+    answers = int8_answers(plan.graph, pictures.test_x[: pictures.judged], side, workers)
     artifact = sdk.compile(plan)
     with artifact.flash("emulator") as session:
         instructions = session.profile().instructions
@@ -127,14 +131,21 @@ def channels_last(x: np.ndarray, side: int) -> np.ndarray:
     return np.ascontiguousarray(np.concatenate([b.numpy() for b in batches(x, side)]).transpose(0, 2, 3, 1))
 
 
-def int8_answers(graph: Any, x: np.ndarray, side: int) -> np.ndarray:
-    """The classes [n] that the int8 graph tells of uint8 pictures [n, 32, 32, 3]."""
+def int8_answers(graph: Any, x: np.ndarray, side: int, workers: int = 1) -> np.ndarray:
+    """The classes [n] that the int8 graph tells of uint8 pictures [n, 32, 32, 3], found by that many processes."""
+    if workers == 1:
+        return _int8_answers(graph, x, side)
+    parts = np.array_split(x, workers)
+    with ProcessPoolExecutor(workers, get_context("spawn")) as pool:
+        return np.concatenate(list(pool.map(_int8_answers, [graph] * workers, parts, [side] * workers)))
+
+
+def _int8_answers(graph: Any, x: np.ndarray, side: int) -> np.ndarray:
     from sdk.golden import quantise_array
     from sdk.graph.interpreter import run
 
     q = quantise_array(graph[graph.inputs[0]], channels_last(x, side))
-    parts = [run(graph, {graph.inputs[0]: q[i : i + 50]})[graph.outputs[0]].reshape(-1, 10).argmax(1) for i in range(0, len(q), 50)]
-    return np.concatenate(parts)
+    return np.concatenate([run(graph, {graph.inputs[0]: q[i : i + 50]})[graph.outputs[0]].reshape(-1, 10).argmax(1) for i in range(0, len(q), 50)])
 
 
 def ratios(rows: Sequence[Row], before: Sequence[Row]) -> Iterator[Row]:
@@ -228,13 +239,13 @@ def _every_20_s(name: str) -> Any:
     return report
 
 
-def everything(parts: Sequence[str], ladders: Sequence[str], budgets: Sequence[str], quick: bool) -> Iterator[list[Row]]:
+def everything(parts: Sequence[str], ladders: Sequence[str], budgets: Sequence[str], quick: bool, workers: int = 1) -> Iterator[list[Row]]:
     """Each case as it is done."""
     pictures = Pictures(quick)
     if "budgets" in parts:
         for ladder in ladders:
             for budget in budgets:
-                yield budget_rows(ladder, budget, pictures, quick)
+                yield budget_rows(ladder, budget, pictures, quick, workers)
     for ladder in ladders:
         if "search" in parts:
             yield search_rows(ladder, quick)
@@ -256,6 +267,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(PARTS), help="comma separated: %(default)s")
     parser.add_argument("--ladders", default=",".join(COMPARED), help="comma separated: %(default)s")
     parser.add_argument("--budgets", default=",".join(BUDGETS), help="comma separated: %(default)s")
+    parser.add_argument("--workers", type=int, default=1, help="processes that measure and judge subnets (default %(default)s)")
     args = parser.parse_args()
     for given, known in ((args.only, PARTS), (args.ladders, PLACES)):
         unknown = [name for name in given.split(",") if name not in known]
@@ -265,7 +277,7 @@ def main() -> None:
         parser.error(f"the pictures are not in {DATA}; set EMBARQ_SHARED to the folder that holds cifar10/")
     torch.set_num_threads(1)
     rows: list[Row] = []
-    for case in everything(args.only.split(","), args.ladders.split(","), args.budgets.split(","), args.quick):
+    for case in everything(args.only.split(","), args.ladders.split(","), args.budgets.split(","), args.quick, args.workers):
         rows += case
         sys.stderr.write("".join(f"{r.case} {r.metric} {r.value:.6g}\n" for r in case))
         if args.publish:

@@ -210,9 +210,9 @@ def test_the_rule_gives_the_shipped_ladder():
 def test_the_shipped_ladder_keeps_its_limits_and_wider_ones_do_not():
     cost = costs(SMALL_DEVICE, SMALL_MOOFA.name)(largest(SMALL_MOOFA))
     assert cost.arena_bytes <= SMALL_RAM_BYTES and cost.flash_bytes <= SMALL_FLASH_BYTES
-    wider = [replace(SMALL_MOOFA, first=8), replace(SMALL_MOOFA, stages=(24, 40, 40, 40))]
+    wider = [replace(SMALL_MOOFA, first=8), replace(SMALL_MOOFA, stages=(24, 64, 72, 72))]
     assert all(Costs(SMALL_DEVICE, ladder, 10)(largest(ladder)).arena_bytes > SMALL_RAM_BYTES for ladder in wider)
-    tail = replace(SMALL_MOOFA, stages=(16, 48, 48, 48), final=288)
+    tail = replace(SMALL_MOOFA, stages=(16, 64, 80, 80), final=480)
     assert Costs(SMALL_DEVICE, tail, 10)(largest(tail)).flash_bytes > SMALL_FLASH_BYTES
 
 

@@ -57,6 +57,16 @@ def made_up(monkeypatch, net):
     return accuracy, asked
 
 
+def test_what_is_judged_answers_as_the_subnet_does(net):
+    module = Bench(net, pictures(64)[0], *pictures(32, 1)).module(largest(LITTLE))
+    quick = measure_module.folded(module)
+    x = torch.rand(8, 3, 24, 24)
+    with torch.no_grad():
+        torch.testing.assert_close(quick(x), module(x), rtol=1e-4, atol=1e-5)
+    kinds = Counter(type(part) for part in quick.modules())
+    assert not kinds[torch.nn.BatchNorm2d] and any(isinstance(part, torch.nn.BatchNorm2d) for part in module.modules())
+
+
 def test_the_found_subnet_is_what_the_result_says(net, tmp_path):
     x, y = pictures(120)
     found = sdk.moofa.search(net, "stm32f746", {"arena_bytes": "4KiB", "latency_ms": 5}, (x, y), effort=QUICK, log=tmp_path)
