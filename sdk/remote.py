@@ -221,9 +221,10 @@ class RemoteSession:
     def train(self, x: Any, y: Any, *, on_step: Callable[[TrainStep], None] | None = None, progress: Progress | None = None, **options: Any) -> TrainResult:
         """Learn on the device from inputs [n, ...] and labels [n]; what runs inference goes on with the weights it has.
 
-        options: epochs (1), learning_rate (the plan's), held_out (0.2: the share judged by, never learned from), patience (0: all epochs;
-        else epochs without a better held-out accuracy before it stops and the best weights come back), resume (from the device's last
-        checkpoint), seed. on_step: called with every update. `pull` gives the weights. Ctrl-C stops after the update that is running.
+        options: epochs (1), learning_rate (the plan's), decay (True: the rate falls along half a cosine to nothing), held_out (0.2: the share judged
+        by, never learned from), patience (0: all epochs; else epochs without a better held-out accuracy before it stops and the best weights come
+        back), resume (from the device's last checkpoint), seed. on_step: called with every update. `pull` gives the weights. Ctrl-C stops after
+        the update that is running.
         Raises `DataError`, `UsageError`, `TrainingDiverged`.
         """
         from sdk.remote_training import train

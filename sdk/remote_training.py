@@ -158,7 +158,7 @@ def _pieces(array: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
 
 def train(
     client: TrainingClient, x: Any, y: Any, *, epochs: int = 1, learning_rate: float | None = None, held_out: float = 0.2, patience: int = 0,
-    resume: bool = False, seed: int = 0, on_step: Callable[[TrainStep], None] | None = None, progress: Progress | None = None,
+    resume: bool = False, seed: int = 0, on_step: Callable[[TrainStep], None] | None = None, progress: Progress | None = None, decay: bool = False,
 ) -> TrainResult:  # fmt: skip
     """Check the samples, hold some back, send them, train: see `RemoteSession.train`."""
     if epochs < 1 or patience < 0:
@@ -168,7 +168,8 @@ def train(
     info = client.info
     inputs, labels = check_samples(x, y, tuple(info["input_shape"]), str(info["input_dtype"]), int(info["classes"]))
     client.send(hold_back(inputs, labels, held_out, seed), progress)
-    return client.train({"epochs": epochs, "learning_rate": learning_rate, "patience": patience, "resume": resume, "seed": seed}, on_step)
+    options = {"epochs": epochs, "learning_rate": learning_rate, "decay": decay, "patience": patience, "resume": resume, "seed": seed}
+    return client.train(options, on_step)
 
 
 def trained_artifact(artifact: Artifact, weights: Mapping[str, np.ndarray], progress: Progress = lambda _: None) -> Artifact:

@@ -174,10 +174,10 @@ class Session:
         """Learn on the board, one sample an update; inference goes on with the values as they become.
 
         stream: (input, label) pairs, or inputs [n, ...] with `labels` [n]; inputs as `run` takes them. Each sample is checked before it is sent.
-        options: epochs (1), learning_rate and momentum (the plan's), on_step (called with every update, and once more with the held-out
-        accuracy after an epoch), early_stop (called likewise; True ends training), held_out (0: the share judged by, never learned from),
-        patience (0: all epochs; else epochs without a better held-out accuracy before it stops and the best values come back), seed,
-        commit (True: copy the values to the board's flash at the end, where the board can write it).
+        options: epochs (1), learning_rate and momentum (the plan's), decay (True: each epoch at a lower rate, along half a cosine), on_step
+        (called with every update, and once more with the held-out accuracy after an epoch), early_stop (called likewise; True ends training),
+        held_out (0: the share judged by, never learned from), patience (0: all epochs; else epochs without a better held-out accuracy before it
+        stops and the best values come back), seed, commit (True: copy the values to the board's flash at the end, where the board can write it).
         Ctrl-C loses nothing: the values are the board's, `commit` keeps them. Training goes on from them, too; `forget` takes them back.
         Raises `DataError` for a sample, `UsageError` for an option, `TrainingDiverged` for a loss that is not finite: the board then has
         the values it had committed last, or those of its firmware.

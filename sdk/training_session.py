@@ -16,6 +16,7 @@ import numpy as np
 from sdk.errors import DataError, TrainingDiverged, UsageError
 from sdk.golden import check_input
 from sdk.train_result import TrainResult, TrainStep
+from sdk.training.rates import fallen
 from sdk.training_values import NUMPY, learns
 
 if TYPE_CHECKING:
@@ -26,7 +27,10 @@ Sample = tuple[tuple[bytes, ...], int]
 
 @dataclass(frozen=True)
 class Wish:
-    """What `train` was asked. early_stop: told of every update, True ends training. patience: epochs without a better held-out accuracy."""
+    """What `train` was asked. early_stop: told of every update, True ends training. patience: epochs without a better held-out accuracy.
+
+    decay: each epoch goes at a lower rate than the one before, along half a cosine.
+    """
 
     epochs: int = 1
     learning_rate: float = 0.01
@@ -37,6 +41,7 @@ class Wish:
     on_step: Callable[[TrainStep], None] | None = None
     early_stop: Callable[[TrainStep], bool] | None = None
     commit: bool = True
+    decay: bool = False
 
     def __post_init__(self) -> None:
         if self.epochs < 1 or self.patience < 0:
@@ -54,6 +59,7 @@ class Course:
     """How far training has come."""
 
     each: int = 0  # samples of an epoch; 0: not known
+    started: int = 0  # updates when the board was last told a rate, from where it counts
     losses: list[float] = field(default_factory=list)
     instructions: int | None = None
     ended: str = "done"
@@ -88,6 +94,9 @@ def _epochs(session: Session, read: Callable[[], Iterator[Sample]], held: Sequen
     """Every epoch until it is done or asked to stop; the held-out accuracy of the values that are left on the board."""
     accuracy = None
     for epoch in range(1, wish.epochs + 1):
+        if wish.decay and epoch > 1:
+            session.board.train_start(fallen(wish.learning_rate, (epoch - 1) / wish.epochs), wish.momentum)
+            course.started = len(course.losses)
         last = _epoch(session, read, epoch, wish, course, judged=bool(held))
         accuracy = _accuracy(session, held)
         if last is not None and held and wish.on_step:
@@ -118,7 +127,7 @@ def _epoch(session: Session, read: Callable[[], Iterator[Sample]], epoch: int, w
         number = len(course.losses) + 1
         if number == 1 and session.emulated is not None:
             session.emulated.clear_counts()
-        answer = session.board.train_step(number, label, *inputs)
+        answer = session.board.train_step(number - course.started, label, *inputs)
         if number == 1 and session.emulated is not None:
             course.instructions = sum(cost.instructions for cost in session.emulated.steps())
         if not math.isfinite(answer.loss):

@@ -10,7 +10,9 @@ from sdk.prepare.moofa.nn.depthwise import PIXELS, TAPS, depthwise
 
 
 @pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize(("side", "size", "stride"), [(4, 7, 1), (4, 5, 1), (3, 7, 1), (4, 7, 2), (3, 5, 2), (8, 7, 2), (1, 7, 1), (2, 5, 1), (4, 3, 1), (9, 7, 1)])
+@pytest.mark.parametrize(
+    ("side", "size", "stride"), [(4, 7, 1), (4, 5, 1), (3, 7, 1), (4, 7, 2), (3, 5, 2), (8, 7, 2), (1, 7, 1), (2, 5, 1), (4, 3, 1), (9, 7, 1)]
+)
 def test_answers_and_gradients_are_the_librarys(side: int, size: int, stride: int, memory_format: torch.memory_format) -> None:
     torch.manual_seed(side * size)
     x = torch.randn(6, 10, side, side, dtype=torch.float64).to(memory_format=memory_format).requires_grad_()

@@ -138,7 +138,7 @@ def command(monkeypatch, tmp_path):
 def test_what_is_no_worse_becomes_the_artifact(command, tmp_path, capsys):
     code, session = command(0.5, 0.75, "--epochs", "2", "--seed", "7", "-o", "out2")
     assert code == 0 and [name for name, _ in session.called] == ["train", "trained_artifact", "save", "forget", "close"]
-    assert session.called[0][1] == {"epochs": 2, "learning_rate": None, "held_out": 0.2, "patience": 0, "seed": 7, "resume": False}
+    assert session.called[0][1] == {"epochs": 2, "learning_rate": None, "decay": False, "held_out": 0.2, "patience": 0, "seed": 7, "resume": False}
     assert session.called[2][1] == "out2"
     assert "50.00 % before, 75.00 % after" in capsys.readouterr().out
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]

@@ -122,6 +122,17 @@ def test_patience_stops_and_the_best_values_come_back(session):
     assert right / len(held) == result.accuracy
 
 
+def test_a_rate_that_decays_is_lower_in_every_epoch(session):
+    told = []
+    result = session.train(X, Y, epochs=3, decay=True, learning_rate=RATE, on_step=told.append)
+    net, losses = Reference(), []
+    for rate in (RATE, 0.75 * RATE, 0.25 * RATE):  # half a cosine at 0, 1/3 and 2/3 of the way
+        losses += [net.step(X[i], int(Y[i]), rate)[0] for i in range(40)]
+    assert np.allclose(result.losses, losses, rtol=1e-4, atol=1e-6)
+    assert [step.step for step in told] == list(range(1, 121)) and session.board.train_info().step == 40
+    assert np.allclose(session.pull()["dense.weight"], net.weight, rtol=1e-4, atol=1e-5)
+
+
 def test_early_stop_ends_after_the_step_that_it_was_told_of(session):
     result = session.train(X, Y, early_stop=lambda step: step.step == 7)
     assert result.steps == 7 and result.ended == "early stop" and session.board.train_info().step == 7

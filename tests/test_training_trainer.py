@@ -113,6 +113,18 @@ def test_nets_of_the_benchmarks_learn_as_torch_has_them_learn(name):
         assert distance(trainer.state_dict(), want, net.state_dict()) < 1e-4
 
 
+def test_a_rate_that_decays_follows_half_a_cosine_and_comes_back(small, data):
+    x, y = data
+    trainer, rates = Trainer(small[1], all_of(small[1]), None, Training(batch=8, learning_rate=0.02)), []
+    step = trainer.step
+    trainer.step = lambda *pair: (rates.append(trainer.updates.learning_rate), step(*pair))[1]
+    trainer.fit(Batches(x, y, 8), 2, decay=True)
+    wanted = [0.02 * 0.5 * (1 + np.cos(np.pi * i / 6)) for i in range(6)]
+    assert rates == pytest.approx(wanted) and trainer.updates.learning_rate == 0.02
+    with pytest.raises(DataError, match="how many batches an epoch has"):
+        trainer.fit(iter([(x, y)]), decay=True)
+
+
 def test_odd_layers_learn_as_torch_has_them_learn():
     net, x, y = settle(Odd()), torch.rand(6, 3, 16, 16), torch.arange(6) % 5
     program = read_program(net, x)

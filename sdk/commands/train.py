@@ -21,6 +21,7 @@ Data = Annotated[str, typer.Option("--data", "-d", metavar="DATA.npz", help="Inp
 Output = Annotated[str | None, typer.Option("--output", "-o", metavar="FOLDER", help="Where the new artifact goes; in place of the old one when left out.")]
 Epochs = Annotated[int, typer.Option("--epochs", metavar="N", help="How often every sample is learned from.")]
 Rate = Annotated[float | None, typer.Option("--learning-rate", metavar="RATE", help="In place of the plan's.")]
+Decay = Annotated[bool, typer.Option("--decay", help="Let the rate fall along half a cosine: steadier at the end.")]
 HeldOut = Annotated[float, typer.Option("--held-out", metavar="SHARE", help="Share of the samples to judge by; never learned from.")]
 Patience = Annotated[int, typer.Option("--patience", metavar="N", help="Stop after N epochs without a better held-out accuracy; 0: never.")]
 Log = Annotated[str | None, typer.Option("--log", metavar="FILE.jsonl", help="Write every update, one JSON object a line.")]
@@ -35,6 +36,7 @@ def train(
     output: Output = None,
     epochs: Epochs = 1,
     learning_rate: Rate = None,
+    decay: Decay = False,
     held_out: HeldOut = 0.2,
     patience: Patience = 0,
     resume: Resume = False,
@@ -64,7 +66,9 @@ def train(
         how = "embarq compile DEVICE MODEL -c DATA.npz --train layers=auto"
         raise UsageError(f"{artifact} was compiled for inference only; compile it to learn, as in: {how}")
     x, y = labelled(data)
-    options: dict[str, Any] = {"epochs": epochs, "learning_rate": learning_rate, "held_out": held_out, "patience": patience, "seed": seed}
+    options: dict[str, Any] = {
+        "epochs": epochs, "learning_rate": learning_rate, "decay": decay, "held_out": held_out, "patience": patience, "seed": seed,
+    }  # fmt: skip
     if opened.is_linux:
         options["resume"] = resume
     elif resume:

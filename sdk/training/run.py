@@ -17,7 +17,7 @@ def train(
 ) -> dict[str, Any]:  # fmt: skip
     """Train on parts x and y, judged by held_x and held_y; what `sdk.train_result.TrainResult` is made of, without the seconds.
 
-    options: "epochs", "learning_rate" (None: the trainer's), "patience", "resume", "seed". tell: called with every update as plain values.
+    options: "epochs", "learning_rate" (None: the trainer's), "decay", "patience", "resume", "seed". tell: called with every update as plain values.
     """
     from sdk.training.nn.data import Batches
 
@@ -35,7 +35,7 @@ def train(
 
     held = (parts["held_x"], parts["held_y"]) if len(parts["held_y"]) else None
     found = trainer.fit(batches, epochs, evaluate=held, on_step=on_step, early_stop=int(options.get("patience", 0)), checkpoint=checkpoint,
-                        resume=bool(options.get("resume")), stop=stopping)  # fmt: skip
+                        resume=bool(options.get("resume")), stop=stopping, decay=bool(options.get("decay")))  # fmt: skip
     return {
         "steps": found.steps, "losses": list(found.losses), "accuracy_before": found.accuracy_before, "accuracy": found.accuracy,
         "held_out": len(parts["held_y"]), "ended": found.ended,

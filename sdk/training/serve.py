@@ -93,7 +93,7 @@ class TrainingServer:
         return {"rows": first + len(array)}
 
     def start(self, params: dict[str, Any]) -> dict[str, Any]:
-        """{"epochs", "learning_rate", "patience", "resume", "seed"}: begin, in a thread."""
+        """{"epochs", "learning_rate", "decay", "patience", "resume", "seed"}: begin, in a thread."""
         if any(part not in self.parts for part in PARTS):
             raise BadRequest("no samples were sent; put x, y, held_x and held_y first")
         if self.run is not None and self.run.running:

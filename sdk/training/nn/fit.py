@@ -13,6 +13,7 @@ import torch
 from sdk.errors import DataError
 from sdk.training.nn import state
 from sdk.training.nn.checkpoint import load_checkpoint, save_checkpoint
+from sdk.training.rates import fallen
 
 if TYPE_CHECKING:
     from sdk.training.nn.trainer import Trainer
@@ -55,6 +56,7 @@ class _Run:
     worse: int = 0
     last: float | None = None
     kept: dict[str, np.ndarray] = field(default_factory=dict)
+    falling: tuple[float, int] | None = None  #: the rate that falls, and batches in an epoch
     begun: tuple[dict[str, np.ndarray], dict[str, Any]] = field(default_factory=state.random_state)
 
 
@@ -69,13 +71,15 @@ def fit(
     every: int = 0,
     resume: bool = True,
     stop: Callable[[], bool] | None = None,
+    decay: bool = False,
 ) -> FitResult:
     """Train `epochs` times through `batches` (an iterable of (x, y), or `data.Batches`, whose order depends on its seed and the epoch).
 
     evaluate: held-back samples (x, y), or a call that gives an accuracy, judged before training and after every epoch. early_stop: end after so
     many epochs without a better accuracy, with the best epoch's values (a copy of them is kept meanwhile). checkpoint: a file written after
     every epoch, and every `every` steps; with resume, a run goes on from it to the very same values as if it had never stopped. stop: asked
-    after each step; where it stands then is in the checkpoint. Raises DataError for an empty stream; what `Trainer.step` raises comes through.
+    after each step; where it stands then is in the checkpoint. decay: let the learning rate fall along half a cosine to nothing over all the epochs
+    (see `sdk.training.rates`); it needs `batches` with a length. Raises DataError for an empty stream; what `Trainer.step` raises comes through.
     """
     run = _Run()
     judge = _judge(evaluate)
@@ -85,13 +89,17 @@ def fit(
     elif judge is not None:
         run.before = run.best = run.last = judge(trainer)
         run.kept = _values(trainer) if early_stop else {}
+    if decay:
+        run.falling = trainer.updates.learning_rate, _each(batches)
     ended = "done"
     while run.epoch < epochs and ended == "done":
         if early_stop and run.worse >= early_stop:
             ended = "early stop"
             break
-        if _epoch(trainer, batches, run, judge, on_step, early_stop, path, every, stop):
+        if _epoch(trainer, batches, run, judge, on_step, early_stop, path, every, stop, epochs):
             ended = "asked to stop"
+    if run.falling:
+        trainer.updates.learning_rate = run.falling[0]
     if early_stop and run.kept and run.last is not None and run.best is not None and run.last < run.best:
         _put(trainer, run.kept)
         run.last = run.best
@@ -108,9 +116,13 @@ def _epoch(
     path: Path | None,
     every: int,
     stop: Callable[[], bool] | None,
+    epochs: int,
 ) -> bool:
     """The rest of an epoch; True where it was asked to stop."""
     for last, x, y in _dealt(batches, run, path is not None and run.position > 0):
+        if run.falling:
+            rate, each = run.falling
+            trainer.updates.learning_rate = fallen(rate, (run.epoch + run.position / each) / epochs)
         result = trainer.step(x, y)
         run.losses.append(result.loss)
         run.position += 1
@@ -124,6 +136,13 @@ def _epoch(
                 _save(trainer, path, run)
             return True
     return False
+
+
+def _each(batches: Any) -> int:
+    """Batches in an epoch. Raises DataError where they do not tell."""
+    if not hasattr(batches, "__len__"):
+        raise DataError("a learning rate that falls needs to know how many batches an epoch has; give a list of batches, or leave decay out")
+    return max(1, len(batches))
 
 
 def _dealt(batches: Iterable[tuple[Any, Any]], run: _Run, resumed: bool) -> Iterator[tuple[bool, Any, Any]]:
