@@ -1,6 +1,6 @@
 """The shelf of the shipped supernet: subnets that none beats in accuracy at their arena, work, flash or time, with statistics from real pictures.
 
-    python -m benchmarks.shelve_subnets --data FOLDER [--count 32]
+    python -m benchmarks.shelve_subnets --data FOLDER [--count 32] [--workers 1]
 
 They are chosen among the subnets that `python -m benchmarks.moofa` measured on held-back pictures. `embarq fit` takes one from here when it is given no
 pictures: statistics from made-up ones would cost several points.
@@ -12,6 +12,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,13 @@ def main() -> None:
 
     from sdk.prepare.moofa.nn import shelf, store
     from sdk.prepare.moofa.nn.data import batches
+    from sdk.prepare.moofa.nn.measure import folded
     from sdk.prepare.moofa.nn.norm import reestimate
 
     parser = argparse.ArgumentParser(prog="python -m benchmarks.shelve_subnets", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder with the CIFAR-10 packs")
     parser.add_argument("--count", type=int, default=32)
+    parser.add_argument("--workers", type=int, default=1, help="subnets at once (default %(default)s)")
     args = parser.parse_args()
     torch.set_num_threads(1)
     place = PLACES[LADDER]
@@ -69,15 +72,19 @@ def main() -> None:
     points = chosen([Point(net, found, costs(net)) for net, found in nets], args.count)
     x, _, held_x, held_y = split(args.data)
     tx, ty = images(args.data / "cifar10_jpeg_test.npz")
-    kept, rows = [], []
-    for point in points:
+
+    def judged(point: Point) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         side = point.subnet.resolution
-        kept.append(shelf.statistics(reestimate(supernet.extract(point.subnet), batches(x, side, count=PICTURES))))
-        module = shelf.put(supernet.extract(point.subnet), kept[-1])
-        rows.append({"subnet": point.subnet.to_json(), "accuracy": accuracy(module, side, held_x, held_y), "test": accuracy(module, side, tx, ty)})
-        sys.stderr.write(f"{len(rows)}/{len(points)} {point.cost.arena_bytes:,} bytes {rows[-1]['accuracy']:.4f} {rows[-1]['test']:.4f}\n")
-    shelf.save(place.with_name(f"{place.name}_shelf.npz"), kept)
-    facts["shelf"] = rows
+        found = shelf.statistics(reestimate(supernet.extract(point.subnet), batches(x, side, count=PICTURES)))
+        module = folded(shelf.put(supernet.extract(point.subnet), found))
+        row = {"subnet": point.subnet.to_json(), "accuracy": accuracy(module, side, held_x, held_y), "test": accuracy(module, side, tx, ty)}
+        sys.stderr.write(f"{point.cost.arena_bytes:,} bytes {row['accuracy']:.4f} {row['test']:.4f}\n")
+        return found, row
+
+    with ThreadPoolExecutor(args.workers) as pool:
+        kept, rows = zip(*pool.map(judged, points), strict=True)
+    shelf.save(place.with_name(f"{place.name}_shelf.npz"), list(kept))
+    facts["shelf"] = list(rows)
     place.with_suffix(".json").write_text(compact(facts), encoding="utf-8")
 
 

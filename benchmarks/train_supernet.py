@@ -110,7 +110,8 @@ def main() -> None:
         return
     net = net.cpu()
     trained = [*before, {"recipe": "sandwich", "epochs": args.epochs, "alone": args.alone, "rate": args.rate, "seed": args.seed, "batch": recipe.batch,
-                         "momentum": recipe.momentum, "decay": recipe.decay, "smoothing": recipe.smoothing, "shift": recipe.shift}]  # fmt: skip
+                         "momentum": recipe.momentum, "decay": recipe.decay, "smoothing": recipe.smoothing, "shift": recipe.shift,
+                         "processes": int(os.environ.get("WORLD_SIZE", "1"))}]  # fmt: skip
     facts: dict[str, Any] = {
         "task": "cifar10", "class_names": list(CLASS_NAMES), "data": "CIFAR-10, JPEG pack: 45,000 training pictures, 5,000 held back",
         "script": "benchmarks/train_supernet.py", "trained": trained,
