@@ -123,6 +123,9 @@ def test_a_rate_that_decays_follows_half_a_cosine_and_comes_back(small, data):
     assert rates == pytest.approx(wanted) and trainer.updates.learning_rate == 0.02
     with pytest.raises(DataError, match="how many batches an epoch has"):
         trainer.fit(iter([(x, y)]), decay=True)
+    with pytest.raises(DataError):
+        trainer.fit([(x[:8], y[:8]), (x[:8], y[:8] + 99)], decay=True)
+    assert trainer.updates.learning_rate == 0.02
 
 
 def test_odd_layers_learn_as_torch_has_them_learn():

@@ -92,14 +92,16 @@ def fit(
     if decay:
         run.falling = trainer.updates.learning_rate, _each(batches)
     ended = "done"
-    while run.epoch < epochs and ended == "done":
-        if early_stop and run.worse >= early_stop:
-            ended = "early stop"
-            break
-        if _epoch(trainer, batches, run, judge, on_step, early_stop, path, every, stop, epochs):
-            ended = "asked to stop"
-    if run.falling:
-        trainer.updates.learning_rate = run.falling[0]
+    try:
+        while run.epoch < epochs and ended == "done":
+            if early_stop and run.worse >= early_stop:
+                ended = "early stop"
+                break
+            if _epoch(trainer, batches, run, judge, on_step, early_stop, path, every, stop, epochs):
+                ended = "asked to stop"
+    finally:
+        if run.falling:
+            trainer.updates.learning_rate = run.falling[0]
     if early_stop and run.kept and run.last is not None and run.best is not None and run.last < run.best:
         _put(trainer, run.kept)
         run.last = run.best
