@@ -266,7 +266,7 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(PARTS), help="comma separated: %(default)s")
     parser.add_argument("--ladders", default=",".join(COMPARED), help="comma separated: %(default)s")
     parser.add_argument("--budgets", default=",".join(BUDGETS), help="comma separated: %(default)s")
-    parser.add_argument("--workers", type=int, default=1, help="processes that measure and judge subnets (default %(default)s)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that measure subnets, and threads that judge the found one (default %(default)s)")
     args = parser.parse_args()
     for given, known in ((args.only, PARTS), (args.ladders, PLACES)):
         unknown = [name for name in given.split(",") if name not in known]

@@ -78,7 +78,7 @@ def main() -> None:
         found = shelf.statistics(reestimate(supernet.extract(point.subnet), batches(x, side, count=PICTURES)))
         module = folded(shelf.put(supernet.extract(point.subnet), found))
         row = {"subnet": point.subnet.to_json(), "accuracy": accuracy(module, side, held_x, held_y), "test": accuracy(module, side, tx, ty)}
-        sys.stderr.write(f"{point.cost.arena_bytes:,} bytes {row['accuracy']:.4f} {row['test']:.4f}\n")
+        sys.stderr.write(f"{points.index(point) + 1}/{len(points)} {point.cost.arena_bytes:,} bytes {row['accuracy']:.4f} {row['test']:.4f}\n")
         return found, row
 
     with ThreadPoolExecutor(args.workers) as pool:
