@@ -11,6 +11,7 @@ import onnx
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
+from sdk.backends.onnx.emit import EXACT_PRODUCTS
 from sdk.graph.ir import Graph
 
 F32 = np.float32
@@ -64,18 +65,24 @@ def one(op: str, inputs: Sequence[np.ndarray], consts: Sequence[Any] = (), *, op
     return model([node(op, names, made, domain, **attrs)], {n: x.shape for n, x in zip(fed, inputs, strict=True)}, stored, opset=opset, outputs=made)
 
 
-def session(content: bytes | str | Path) -> ort.InferenceSession:
-    """ONNX Runtime without its optimiser: every node computes what the standard says."""
+def session(content: bytes | str | Path, integers: bool = False) -> ort.InferenceSession:
+    """ONNX Runtime without its optimiser: every node computes what the standard says.
+
+    integers: the model multiplies uint8 by int8 (QLinearConv, QLinearMatMul). On x86 without VNNI their sums saturate, but where a pass of the
+    optimiser may turn the weights to uint8; so the optimiser is on.
+    """
     options = ort.SessionOptions()
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_EXTENDED if integers else levels.ORT_DISABLE_ALL
+    options.add_session_config_entry(*EXACT_PRODUCTS)
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
     return ort.InferenceSession(content if isinstance(content, bytes) else str(content), options, providers=["CPUExecutionProvider"])
 
 
-def reference(content: bytes | str | Path, values: Sequence[np.ndarray]) -> list[np.ndarray]:
-    """ONNX Runtime's outputs."""
-    runner = session(content)
+def reference(content: bytes | str | Path, values: Sequence[np.ndarray], integers: bool = False) -> list[np.ndarray]:
+    """ONNX Runtime's outputs. integers: see `session`."""
+    runner = session(content, integers)
     return runner.run(None, {i.name: v for i, v in zip(runner.get_inputs(), values, strict=True)})
 
 

@@ -23,6 +23,7 @@ from sdk.backends.samples import arrays, sqnr_db  # noqa: E402
 from sdk.errors import DataError, ModelError, UnsupportedOp, UsageError  # noqa: E402
 from sdk.model import Model, load  # noqa: E402
 from sdk.planner.recipes import Recipe  # noqa: E402
+from sdk.runner.onnx_engine import OnnxEngine  # noqa: E402
 from tests import onnx_models as made  # noqa: E402
 from tests.data import shared  # noqa: E402
 
@@ -350,3 +351,35 @@ def test_int8_loses_less_than_a_point_on_real_pictures(name):
     print(name, correct)
     assert correct["float32"] > 0.7
     assert correct["int8"] >= correct["float32"] - 0.01
+
+
+def test_large_int8_products_are_exact_on_every_processor(tmp_path):
+    """Where 255 times 127 is added to itself, pairs of products do not fit in 16 bits: x86 without VNNI saturated."""
+    rng = np.random.default_rng(0)
+    x, w = rng.integers(200, 256, (4, 64), np.uint8), rng.integers(96, 128, (64, 8)).astype(np.int8)
+    content = _integer_product(w)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    want = x.astype(np.int64) @ w.astype(np.int64)
+    assert np.array_equal(session(content).run(None, {"x": x})[0], want)
+    assert np.array_equal(OnnxEngine(str(path), 1, {}).run([x])[0], want)
+
+
+def test_int8_activations_open_on_every_processor(tmp_path):
+    """Fully connected layers between int8 activations: no kernel takes them with uint8 weights, which exact products ask for without VNNI."""
+    _, model, samples = source("vit_tiny")
+    payload = emit(model, Recipe("onnx", "int8", options={"activations": "int8"}), samples)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(payload.files[payload.entry])
+    assert np.isfinite(OnnxEngine(str(path), 1, {}).run([samples[0]])[0]).all()
+
+
+def _integer_product(w: np.ndarray) -> bytes:
+    """A model of one MatMulInteger: uint8 [4, 64] by `w` int8 [64, n]."""
+    types = onnx.TensorProto
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMulInteger", ["x", "w"], ["y"])], "product",
+        [onnx.helper.make_tensor_value_info("x", types.UINT8, (4, w.shape[0]))],
+        [onnx.helper.make_tensor_value_info("y", types.INT32, (4, w.shape[1]))], [onnx.numpy_helper.from_array(w, "w")],
+    )  # fmt: skip
+    return onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 18)], ir_version=9).SerializeToString()

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from sdk.backends.foreign import one_sentence, require
+from sdk.backends.onnx.emit import session
 from sdk.errors import UsageError
 from sdk.model import Model
 
@@ -56,15 +57,13 @@ def _flat(value: Any) -> list[Any]:
 
 
 def _onnx(model: Model) -> Run:
-    ort = require("onnxruntime", "onnxruntime", "running an ONNX model")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    require("onnxruntime", "onnxruntime", "running an ONNX model")
     with one_sentence(f"ONNX Runtime refuses {model.name}", "export it again"):
-        session = ort.InferenceSession(model.content(), options, providers=["CPUExecutionProvider"])
-    names = [i.name for i in session.get_inputs()]
+        opened = session(model.content())
+    names = [i.name for i in opened.get_inputs()]
 
     def run(inputs: Arrays) -> Arrays:
-        return tuple(np.asarray(v) for v in session.run(None, dict(zip(names, inputs, strict=True))))
+        return tuple(np.asarray(v) for v in opened.run(None, dict(zip(names, inputs, strict=True))))
 
     return run
 

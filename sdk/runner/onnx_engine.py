@@ -15,6 +15,8 @@ from .errors import BadRequest, EngineRefused
 
 OPTIONS = ("providers", "optimisation", "session")
 LEVELS = {"off": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC", "extended": "ORT_ENABLE_EXTENDED", "all": "ORT_ENABLE_ALL"}
+#: Exact int8 products on x86 without VNNI too, whose default adds pairs of products in 16 bits and saturates; no change elsewhere.
+SESSION = {"session.x64quantprecision": "1"}
 DTYPES = {
     "tensor(float)": "float32", "tensor(double)": "float64", "tensor(float16)": "float16", "tensor(int8)": "int8", "tensor(uint8)": "uint8",
     "tensor(int16)": "int16", "tensor(uint16)": "uint16", "tensor(int32)": "int32", "tensor(uint32)": "uint32", "tensor(int64)": "int64",
@@ -47,6 +49,13 @@ class OnnxEngine:
         self._wanted = [name for name, _, _ in self.outputs]  # given, so that ONNX Runtime need not list them at every call
 
     def _open(self, profile_prefix: str | None) -> Any:
+        asked = dict(self._options.get("session") or {})
+        try:
+            return self._opened(profile_prefix, {**SESSION, **asked})
+        except EngineRefused:  # int8 activations have no kernels beside the uint8 weights that exact products take (ONNX Runtime 1.32)
+            return self._opened(profile_prefix, asked)
+
+    def _opened(self, profile_prefix: str | None, entries: Mapping[str, Any]) -> Any:
         ort = _runtime()
         settings = ort.SessionOptions()
         settings.intra_op_num_threads, settings.inter_op_num_threads = self._threads, 1
@@ -56,7 +65,7 @@ class OnnxEngine:
         if level not in LEVELS:
             raise BadRequest(f"optimisation {level!r} is not known; choose from {', '.join(LEVELS)}")
         settings.graph_optimization_level = getattr(ort.GraphOptimizationLevel, LEVELS[level])
-        for key, value in (self._options.get("session") or {}).items():
+        for key, value in entries.items():
             settings.add_session_config_entry(str(key), str(value))
         if profile_prefix:
             settings.enable_profiling, settings.profile_file_prefix = True, profile_prefix

@@ -17,8 +17,10 @@ from sdk.planner.recipes import Recipe
 ENTRY = "model.onnx"
 #: Graph ops that a matrix multiplication of the source becomes.
 _MATRIX_OPS = ("dense", "matmul", "batch_matmul")
-_SATURATION = ("int8 products of ONNX Runtime may saturate on x86 processors without VNNI (before about 2019); "
-               "for such a device give the option reduce_range=True.")  # fmt: skip
+_SATURATION = ("where ONNX Runtime is opened without the session entry session.x64quantprecision=1 (ours has it), int8 products saturate on x86 "
+               "processors without VNNI (before about 2019); for such a program give the option reduce_range=True.")  # fmt: skip
+#: Exact int8 products on x86 without VNNI too, whose default adds pairs of products in 16 bits and saturates; no change elsewhere.
+EXACT_PRODUCTS = ("session.x64quantprecision", "1")
 
 
 def refusal(model: Source, recipe: Recipe) -> str | None:
@@ -58,10 +60,18 @@ def session(content: bytes, threads: int = 1) -> Any:
     """An `onnxruntime.InferenceSession` of the model on this computer's processor."""
     import onnxruntime as ort
 
-    settings = ort.SessionOptions()
-    settings.intra_op_num_threads = threads
-    settings.log_severity_level = 4  # its errors come as exceptions; the lines beside them are noise
-    return ort.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
+    def opened(*entries: tuple[str, str]) -> Any:
+        settings = ort.SessionOptions()
+        settings.intra_op_num_threads = threads
+        settings.log_severity_level = 4  # its errors come as exceptions; the lines beside them are noise
+        for entry in entries:
+            settings.add_session_config_entry(*entry)
+        return ort.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
+
+    try:
+        return opened(EXACT_PRODUCTS)
+    except Exception:  # int8 activations have no kernels beside the uint8 weights that exact products take (ONNX Runtime 1.32)
+        return opened()
 
 
 def has_matrix_product(model: Source) -> bool:
