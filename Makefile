@@ -27,7 +27,7 @@ test: setup ## the everyday tests (under 8 minutes on two cores)
 
 test-all: setup ## the long tier only: whole data sets, every board, fuzzing
 	@echo "test-all: the long tier, $(JOBS) processes"
-	@$(PYTEST) -q -m long
+	@$(PYTEST) -q -m long --durations=25
 
 lint: setup ## ruff and mypy
 	@echo "lint: ruff"

@@ -81,14 +81,15 @@ def main() -> None:
     parser.add_argument("--alone", type=float, default=0.0, help="epochs before them in which only the largest learns (default %(default)g)")
     parser.add_argument("--rate", type=float, default=0.1, help="the learning rate's peak (default %(default)g)")
     parser.add_argument("--from-saved", action="store_true", help="begin with the weights that are kept, not with random ones")
-    parser.add_argument("--fresh", action="store_true", help="forget the checkpoint")
+    parser.add_argument("--fresh", action="store_true", help="forget the checkpoint and the log")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     args = parser.parse_args()
     torch.set_num_threads(1)
     ladder, place, checkpoint = LADDERS[args.ladder], PLACES[args.ladder], CACHE / f"{args.ladder}.ckpt"
     if args.fresh:
-        checkpoint.unlink(missing_ok=True)
+        for left in (checkpoint, CACHE / f"{args.ladder}.log"):
+            left.unlink(missing_ok=True)
     recipe = sandwich(ladder, args.epochs, args.rate, alone=args.alone, seed=args.seed, decay=1e-4, smoothing=0.05)
     x, y, held_x, held_y = split(args.data)
     net = store.load(place)[0] if args.from_saved else Supernet(ladder, len(CLASS_NAMES), args.seed)
