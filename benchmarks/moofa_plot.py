@@ -29,6 +29,7 @@ def moofa_chart(rows: Sequence[Row], path: Path) -> None:
         axis.plot(x, y, "o-", color=colour, label=label, linewidth=1.5, markersize=5)
         for case, left, top in zip(cases, x, y, strict=True):
             axis.annotate(f"{known[case, 'macs'] / 1e6:.1f} M", (left, top), xytext=(4, -11), textcoords="offset points", fontsize=7.5, color=colour)
+    axis.margins(y=0.12)  # room for the labels under the points
     axis.set_xlabel("planned RAM, KiB (MACs beside each point)", color=GREY, fontsize=9)
     axis.set_ylabel("int8 accuracy, CIFAR-10 test, %", color=GREY, fontsize=9)
     axis.set_title("The best subnet for each budget on an STM32F746", color=INK, fontsize=10)
