@@ -184,8 +184,14 @@ def real_plan(ladder, subnet: Subnet, seed: int, channels_last: bool):
 def same_as_real(ladder, subnet: Subnet, seed: int, channels_last: bool) -> None:
     plan, cost = real_plan(ladder, subnet, seed, channels_last), costs("stm32f746", ladder.name, channels_last)(subnet)
     made = make_plan("stm32f746", subnet_graph(ladder, subnet, 10, channels_last), mends=False)
-    assert [(s.op, s.shape, s.function) for s in plan.steps] == [(s.op, s.shape, s.function) for s in made.steps]
-    assert planned(plan) == planned(made) == figures(cost)
+    assert planned(made) == figures(cost)
+    functions = [s.function for s in plan.steps]
+    # an addition whose trained scales make ties takes a kernel of its own, which no one knows before training: more code, the same arena and work
+    assert [(s.op, s.shape, s.function.replace("_exact", "")) for s in plan.steps] == [(s.op, s.shape, s.function) for s in made.steps]
+    if "embarq_add_exact_s8_dsp" in functions:
+        assert (planned(plan)[0], planned(plan)[2]) == (cost.arena_bytes, cost.macs) and 0 < plan.flash_bytes - cost.flash_bytes < 2048
+    else:
+        assert planned(plan) == figures(cost)
 
 
 def test_a_loaded_subnet_needs_what_was_told():
