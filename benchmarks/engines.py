@@ -36,19 +36,24 @@ TABLE = ROOT.parent / "sdk" / "planner" / "engines.json"
 ABOUT_MACS = 20e9
 
 
-def observe(name: str, threads: Sequence[int], engines: Sequence[str] = ENGINES, precisions: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """A record for each engine, precision (all by default) and number of threads that takes the subject `name`."""
+def observe(
+    name: str, threads: Sequence[int], engines: Sequence[str] = ENGINES, precisions: Sequence[str] | None = None, macs: float = ABOUT_MACS
+) -> Iterator[dict[str, Any]]:
+    """A record for each engine, precision (all by default) and number of threads that takes the subject `name`.
+
+    macs: in all inferences of a case; memory alone needs few.
+    """
     subject = engine_nets.subject(name)
     model = subject.load()
     for precision in (p for p in subject.precisions if precisions is None or p in precisions):
         for engine in engines:
             try:
-                yield from _case(model, subject, engine, precision, threads)
+                yield from _case(model, subject, engine, precision, threads, macs)
             except (EmbarqError, RunnerError) as error:
                 sys.stderr.write(f"{name} {engine} {precision}: {error}\n")
 
 
-def _case(model: Any, subject: engine_nets.Subject, engine: str, precision: str, threads: Sequence[int]) -> Iterator[dict[str, Any]]:
+def _case(model: Any, subject: engine_nets.Subject, engine: str, precision: str, threads: Sequence[int], macs: float) -> Iterator[dict[str, Any]]:
     import sdk
     from sdk.planner.engine_work import work_of
 
@@ -59,7 +64,7 @@ def _case(model: Any, subject: engine_nets.Subject, engine: str, precision: str,
     payload = import_module(f"sdk.backends.{engine}").emit(model, plan.candidates[0].recipe, plan.calibration or (), lambda _: None)
     work = work_of(plan.base.graph, sum(plan.base.arena_bytes), precision)
     for candidate in plan.candidates:
-        found = _bench(plan, candidate.recipe, payload)
+        found = _bench(plan, candidate.recipe, payload, max(10, min(300, round(macs / max(plan.base.macs, 1)))))
         yield {
             "model": subject.name, "engine": engine, "precision": precision, "threads": candidate.recipe.threads,
             "version": found["engine_version"], "file_bytes": sum(map(len, payload.files.values())),
@@ -87,7 +92,7 @@ def recount() -> None:
     write(cases)
 
 
-def _bench(plan: Any, recipe: Any, payload: Any) -> dict[str, Any]:
+def _bench(plan: Any, recipe: Any, payload: Any, repeats: int) -> dict[str, Any]:
     """`embarq-run bench` of the payload in a fresh process."""
     from sdk.device_rates import timed_artifact
     from sdk.runner.measure import fresh
@@ -97,7 +102,6 @@ def _bench(plan: Any, recipe: Any, payload: Any) -> dict[str, Any]:
         timed_artifact(plan, recipe, payload).save(f"{folder}/artifact")
         runner = Path(folder) / "embarq-run.pyz"
         runner.write_bytes(runner_zipapp())
-        repeats = max(10, min(300, round(ABOUT_MACS / max(plan.base.macs, 1))))
         return fresh([sys.executable, str(runner)], f"{folder}/artifact", recipe.engine, 3, repeats)
 
 

@@ -429,21 +429,28 @@ def test_nothing_but_the_result_on_a_pipe():
 
 
 PLAN_LIGHTLY = """
-import json, sys, time
+import json, sys
+calls = 0
+def count(frame, event, arg):
+    global calls
+    calls += event == "call"
+sys.setprofile(count)
 from sdk.cli import main
 code = main(sys.argv[1:])
+sys.setprofile(None)
 names = {"torch", "onnx", "onnxruntime", "ai_edge_litert", "unicorn", "ziglang", "matplotlib", "serial"}
 heavy = sorted(names & {module.split(".")[0] for module in sys.modules})
-sys.stderr.write(json.dumps({"code": code, "heavy": heavy, "cpu_s": time.process_time()}))
+sys.stderr.write(json.dumps({"code": code, "heavy": heavy, "calls": calls}))
 """
 
 
 @pytest.mark.parametrize("name", ["kws01_dscnn_int8", "ic01_resnet8_int8", "vww01_mbv1_025_int8", "ad01_autoencoder_int8"])
 def test_plan_of_a_tflite_is_quick_and_loads_no_heavy_library(name):
+    """Work is counted in calls of Python functions, imports included, which no busy machine changes: a million take a second or two."""
     path = shared(f"mlperf_tiny/models/{name}.tflite")
     command = [sys.executable, "-c", PLAN_LIGHTLY, "plan", "stm32l4r5", str(path)]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     said = json.loads(done.stderr.splitlines()[-1])
     assert said["code"] == 0, done.stderr
     assert said["heavy"] == []
-    assert said["cpu_s"] < 2.0
+    assert said["calls"] < 1_000_000

@@ -70,7 +70,7 @@ def measured_here(name: str, precisions: tuple[str, ...], wanted: str) -> Iterat
         pytest.skip(f"the table was measured on {table['arch']}, which this computer is not")
     if installed(PACKAGES[wanted]) != table["engines"][wanted]["version"]:
         pytest.skip(f"needs {PACKAGES[wanted]} {table['engines'][wanted]['version']}, the version the table was measured with")
-    for case in engines.observe(name, [1], engines=(wanted,), precisions=precisions):
+    for case in engines.observe(name, [1], engines=(wanted,), precisions=precisions, macs=0):
         yield engines.key(case), engine_fit.predicted(case, table["engines"][wanted]), engine_fit.peak_bytes(case, table["engines"][wanted])
 
 
