@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import fcntl
 import json
 import platform
 import subprocess
@@ -59,26 +60,29 @@ def ratio(ours: float, theirs: float) -> str:
 
 
 def publish(name: str, rows: Sequence[Row]) -> Path:
-    """Keep these rows as the last published ones of their cases, with date, commit and machine; other cases keep theirs."""
+    """Keep these rows as the last published ones of their cases, with date, commit and machine; other cases keep theirs, of runs beside this one too."""
     RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}.json"
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip()
     made = {"date": datetime.date.today().isoformat(), "commit": commit}
     new = [{**row.to_dict(), **made} for row in rows]
     cases = {row.case for row in rows}
-    record = {
-        **made,
-        "machine": f"{platform.machine()}, Python {platform.python_version()}",
-        "rows": [row for row in published(name) if row["case"] not in cases] + new,
-    }
-    path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps(record, indent=1) + "\n")
+    with path.open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        record = {
+            **made,
+            "machine": f"{platform.machine()}, Python {platform.python_version()}",
+            "rows": [row for row in published(name) if row["case"] not in cases] + new,
+        }
+        path.write_text(json.dumps(record, indent=1) + "\n")
     return path
 
 
 def published(name: str) -> list[dict[str, Any]]:
     """The rows published last, each with the date and commit it was measured at where it says so; none when nothing was published."""
     path = RESULTS / f"{name}.json"
-    return list(json.loads(path.read_text())["rows"]) if path.is_file() else []
+    text = path.read_text() if path.is_file() else ""
+    return list(json.loads(text)["rows"]) if text else []
 
 
 def published_rows(name: str) -> list[Row]:

@@ -5,7 +5,7 @@
 Cases `<net>/<last12|all>/<method>`: ours against plain autograd on the same net, layers, pictures and batch of 32, one thread. Cases
 `<net>/<layers>/published`: the published HOSVD on the same, as autograd stores it, its own accounting beside it. Cases
 `mcu/<configuration>`: a training step on an emulated board. With --tasks, cases `task/<name>/<method>`: accuracy before and after
-learning, three seeds, at an eps of 0.9. A net's method without an eps behind an @ is measured at the smallest eps of a grid at which its
+learning, three to five seeds, at an eps of 0.9. A net's method without an eps behind an @ is measured at the smallest eps of a grid at which its
 gradient has a cosine of 0.87 to plain autograd's; the row `eps` tells it.
 """
 
@@ -75,8 +75,8 @@ def everything(parts: Sequence[str], nets: Sequence[str], methods: Sequence[str]
         yield from mcu_rows(quick)
     if "tasks" in parts:
         for task in tasks:
-            methods = ("fixed",) if quick else training_tasks.TASKS[task].methods
-            yield from training_tasks.rows(task, methods, training_tasks.SEEDS[: 1 if quick else None], jobs)
+            asked = training_tasks.TASKS[task]
+            yield from training_tasks.rows(task, ("fixed",) if quick else asked.methods, asked.seeds[: 1 if quick else None], jobs)
 
 
 def main() -> None:

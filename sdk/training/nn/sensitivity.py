@@ -23,6 +23,9 @@ Gradient = Callable[[Saved, Tensor], Tensor]
 _POINTS = 8
 #: Share of plain energy in directions and spectra: calibration has seen few gradients, and those to come will differ.
 _ENERGY = 0.15
+#: Energy that a mode may lose only where as much of the gradient may be: pictures of another camera have gradients unlike calibration's, along
+#: what has energy. Ranks for a larger loss are there to save bytes, and go by the gradient alone.
+_ENERGY_LOST = 0.2
 
 
 def gradient_gram(x: Tensor, dy: Tensor, gradient: Gradient, samples: int = 8) -> Tensor:
@@ -68,17 +71,19 @@ class Sensitivity:
                 self._lost[n] += self._trials(x, dy, grad, n) / norm
 
     def spectra(self, grams: Sequence[Tensor]) -> tuple[np.ndarray, ...]:
-        """Per mode [d], adding up to 1: what each direction adds to the gradient (squared) that those before it give, and a share of its energy.
+        """Per mode [d], adding up to 1: what each direction adds to what those before it keep.
 
-        grams: of the inputs, by mode.
+        Lost is what the gradient (squared) loses, and a share of what the energy loses; or the energy that is lost, where that is more and both
+        are little. So ranks that keep nearly all of the gradient keep nearly all of the energy too. grams: of the inputs, by mode.
         """
         found = []
         for lost, gram, basis in zip(self._lost, grams, self._bases, strict=True):
             energy = ((gram.double() @ basis.double()) * basis).sum(0).clamp_min(0).numpy()
             energy = energy / max(energy.sum(), 1e-300)
             falling = np.maximum.accumulate(lost[::-1])[::-1]
-            gradient = -np.diff(falling) / falling[0] if falling[0] > 0 else energy
-            found.append((1.0 - _ENERGY) * gradient + _ENERGY * energy)
+            tail = np.append(energy[::-1].cumsum()[::-1], 0.0)  # the energy that is lost
+            gradient = falling / falling[0] if falling[0] > 0 else tail
+            found.append(-np.diff(np.maximum((1.0 - _ENERGY) * gradient + _ENERGY * tail, np.minimum(tail, _ENERGY_LOST))))
         return tuple(found)
 
     def _trials(self, x: Tensor, dy: Tensor, grad: Tensor, n: int) -> np.ndarray:
