@@ -47,7 +47,7 @@ def test_damaged_small_files(data: bytes) -> None:
 
 
 @pytest.mark.long
-@settings(max_examples=20000)
+@settings(max_examples=10000)
 @given(data=st.integers(0, len(MODELS) - 1).flatmap(lambda i: damaged(MODELS[i])))
 def test_damaged_small_files_at_length(data: bytes) -> None:
     survives(data)
@@ -74,7 +74,7 @@ def test_damaged_real_files(name: str) -> None:
 @pytest.mark.long
 @pytest.mark.parametrize("name", ["kws01_dscnn_int8", "ic01_resnet8_fp32", "vww01_mbv1_025_int8", "ad01_autoencoder_int8", "sww_ref_int8"])
 def test_damaged_real_files_at_length(name: str) -> None:
-    mutations(f"mlperf_tiny/models/{name}.tflite", 2000)
+    mutations(f"mlperf_tiny/models/{name}.tflite", 1000)
 
 
 def test_lists_that_claim_to_be_long_allocate_nothing() -> None:

@@ -119,7 +119,7 @@ def test_saturated_graphs_keep_every_byte(graph: Graph, seed: int) -> None:
 
 
 @pytest.mark.long
-@settings(max_examples=4000)
+@settings(max_examples=2000)
 @given(graph=saturated_graphs(), seed=seeds)
 def test_many_saturated_graphs_keep_every_byte(graph: Graph, seed: int) -> None:
     same_bytes(graph, prepare(graph), ends_and_noise(graph, seed))

@@ -134,7 +134,7 @@ def test_random_integer_graphs_keep_every_byte(graph: Graph, seed: int) -> None:
 
 
 @pytest.mark.long
-@settings(max_examples=4000)
+@settings(max_examples=2000)
 @given(graph=int8_graphs(), seed=seeds)
 def test_many_random_integer_graphs_keep_every_byte(graph: Graph, seed: int) -> None:
     same_bytes(graph, prepare(graph), noise(graph, 2, seed))
