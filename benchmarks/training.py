@@ -64,11 +64,11 @@ def mcu_rows(quick: bool) -> Iterator[list[Row]]:
 
 
 def everything(parts: Sequence[str], nets: Sequence[str], methods: Sequence[str], tasks: Sequence[str], quick: bool, jobs: int) -> Iterator[list[Row]]:
-    """Every case that was asked for, as it is done."""
+    """Every case that was asked for, as it is done. methods: () for all that a part of the benchmark has."""
     if "nets" in parts:
         for net in nets:
             for layers in LAYERS:
-                yield from net_rows(net, layers, methods, quick)
+                yield from net_rows(net, layers, methods or METHODS, quick)
                 if net in PUBLISHED and not quick:
                     yield from published_cases(net, layers)
     if "mcu" in parts:
@@ -76,7 +76,7 @@ def everything(parts: Sequence[str], nets: Sequence[str], methods: Sequence[str]
     if "tasks" in parts:
         for task in tasks:
             asked = training_tasks.TASKS[task]
-            yield from training_tasks.rows(task, ("fixed",) if quick else asked.methods, asked.seeds[: 1 if quick else None], jobs)
+            yield from training_tasks.rows(task, ("fixed",) if quick else methods or asked.methods, asked.seeds[: 1 if quick else None], jobs)
 
 
 def main() -> None:
@@ -91,7 +91,12 @@ def main() -> None:
     parser.add_argument("--tasks", action="store_true", help="also what learning does for accuracy (20 minutes more)")
     parser.add_argument("--only", choices=PARTS, help="one part of the benchmark")
     parser.add_argument("--nets", default=",".join(training_nets.NETS), help="comma separated: %(default)s")
-    parser.add_argument("--methods", default=",".join(METHODS), help="comma separated, with @eps where it is not to be chosen: %(default)s")
+    parser.add_argument(
+        "--methods",
+        default="",
+        help=f"comma separated, with @eps where it is not to be chosen: {','.join(METHODS)}; of tasks, beside exact and "
+        f"full: {','.join(training_tasks.METHODS)}",
+    )
     parser.add_argument("--task", default=",".join(training_tasks.TASKS), help="comma separated: %(default)s")
     parser.add_argument("--jobs", type=int, default=2, help="processes that learn at once in tasks (default %(default)s)")
     args = parser.parse_args()
@@ -99,12 +104,17 @@ def main() -> None:
         unknown = [name for name in given.split(",") if name not in known]
         if unknown:
             parser.error(f"{unknown[0]!r} is not known; choose from {', '.join(known)}")
+    parts = (args.only,) if args.only else PARTS[: 3 if args.tasks else 2]
+    methods = tuple(args.methods.split(",")) if args.methods else ()
+    for method in methods:
+        for part, names in (("nets", METHODS), ("tasks", training_tasks.METHODS)):
+            if part in parts and method.split("@")[0] not in names:
+                parser.error(f"{method!r} is no method of {part}; choose from {', '.join(names)}")
     if not training_nets.DATA.is_dir():
         parser.error(f"the pictures are not in {training_nets.DATA}; set EMBARQ_SHARED to the folder that holds cifar10/ and har/")
     torch.set_num_threads(1)
-    parts = (args.only,) if args.only else PARTS[: 3 if args.tasks else 2]
     rows: list[Row] = []
-    for case in everything(parts, args.nets.split(","), args.methods.split(","), args.task.split(","), args.quick, args.jobs):
+    for case in everything(parts, args.nets.split(","), methods, args.task.split(","), args.quick, args.jobs):
         rows += case
         sys.stderr.write("".join(f"{r.case} {r.metric} {r.value:.4g}\n" for r in case))
         if args.publish:  # after each case: a run that is stopped keeps what it has
