@@ -23,8 +23,8 @@ Gradient = Callable[[Saved, Tensor], Tensor]
 _POINTS = 8
 #: Share of plain energy in directions and spectra: calibration has seen few gradients, and those to come will differ.
 _ENERGY = 0.15
-#: Energy that a mode may lose only where as much of the gradient may be: pictures of another camera have gradients unlike calibration's, along
-#: what has energy. Ranks for a larger loss are there to save bytes, and go by the gradient alone.
+#: Up to this loss a mode's energy is held like its gradient: data unlike the calibration's, such as another camera's pictures, have gradients
+#: that lie elsewhere, but along what has energy. Ranks for a larger loss are there to save bytes and go by the gradient.
 _ENERGY_LOST = 0.2
 
 
