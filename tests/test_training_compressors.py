@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,8 @@ from hypothesis import strategies as st
 
 torch = pytest.importorskip("torch")
 
-from sdk.training.nn import decompose, modes, sensitivity  # noqa: E402
+from sdk.planner.training.records import LayerRecord  # noqa: E402
+from sdk.training.nn import calibration, decompose, modes, sensitivity  # noqa: E402
 from sdk.training.nn.compressors import Refresh, asi, exact, fixed, hosvd, svd  # noqa: E402
 from sdk.training.nn.conv_grad import Geometry, conv_weight_grad  # noqa: E402
 from sdk.training.nn.ranks import WHOLE_FROM, Sharing, _front, captured, ranks_global, ranks_per_mode, ranks_shared  # noqa: E402
@@ -343,10 +345,29 @@ def test_sensitivity_is_the_loss_that_is_measured():
         one = [None, None, None]
         one[n] = bases[n][:, :1]
         rest = float((gradient(fixed(one).compress(x), dy) - exact_grad).square().sum() / exact_grad.square().sum())
+        share = sensitivity._ENERGY
         if rest <= 1:  # the loss with one direction, less than with none
-            share, tail = sensitivity._ENERGY, float(energy[1:].sum())
-            want = max((1 - share) * rest + share * tail, min(tail, sensitivity._ENERGY_LOST))
-            assert spectrum[1:].sum() == pytest.approx(want, rel=1e-3, abs=1e-4)
+            assert spectrum[1:].sum() == pytest.approx((1 - share) * rest + share * float(energy[1:].sum()), rel=1e-3, abs=1e-4)
+
+
+def test_ranks_for_nearly_everything_hold_the_energy_too():
+    """Features without a gradient but with energy: what they are worth grows from nothing at an eps of 0.8 to all of a small loss at 0.9."""
+    record = LayerRecord(
+        "fc", "linear", (8,), (4,), (4, 8),
+        spectra=(np.full(8, 1 / 8),),
+        gradient_spectra=(np.array([0.9, 0.1, 0, 0, 0, 0, 0, 0]),),
+        energy_spectra=(np.array([0.5, 0.25, 0.11, 0.05, 0.04, 0.03, 0.01, 0.01]),),
+    )  # fmt: skip
+    ranks = {eps: calibration.ranks_for(record, "fixed", eps)[1] for eps in (0.6, 0.8, 0.85, 0.9)}
+    assert ranks == {0.6: 1, 0.8: 1, 0.85: 1, 0.9: 4}
+    lost = np.append(calibration._worth(record, 0.85)[0][::-1].cumsum()[::-1], 0)
+    np.testing.assert_allclose(lost, [1, 0.1, 0.1, 0.1, 0.09, 0.05, 0.02, 0.01, 0], atol=1e-12)
+    lost = np.append(calibration._worth(record, 0.95)[0][::-1].cumsum()[::-1], 0)
+    np.testing.assert_allclose(lost, [1, 0.2, 0.2, 0.14, 0.09, 0.05, 0.02, 0.01, 0], atol=1e-12)
+    assert calibration._worth(record, 0.8) is record.gradient_spectra
+    assert calibration.ranks_for(record, "asi", 0.9, 1) == calibration.ranks_for(replace(record, gradient_spectra=()), "asi", 0.9, 1)
+    together = {eps: calibration.shared_ranks([replace(record, gradient_norm=1.0)], eps)["fc"] for eps in (0.8, 0.9)}
+    assert together[0.8] == (pytest.approx(0.9), (0, 1)) and together[0.9] == (1.0, (0, 0))  # whole: four directions and a basis save little more
 
 
 def test_refresh_without_a_share_expects_what_the_first_batch_had():
@@ -367,7 +388,7 @@ def test_fixed_subspaces_beat_hosvd_of_every_batch_on_a_real_net():
     """The last twelve convolutions of a trained MobileNetV2-0.35 on shifted pictures: a closer gradient from at most 60 % of the bytes."""
     shared("cifar10/cifar10_jpeg_train.npz")
     from benchmarks.training_nets import build, pictures
-    from sdk.training.nn import calibrate as calibration
+    from sdk.training.nn import calibrate
     from sdk.training.nn.data import checked_labels, checked_samples
     from sdk.training.nn.observe import visit_layers
     from sdk.training.nn.program import read_program
@@ -376,9 +397,9 @@ def test_fixed_subspaces_beat_hosvd_of_every_batch_on_a_real_net():
     program = read_program(build("mobilenetv2_035_32"), x[:2])
     names = [name for name, layer in program.by_name.items() if layer.record.op == "conv2d"][-12:]
     batches = [(x[n : n + 32], y[n : n + 32]) for n in range(0, 128, 32)]
-    found = calibration.calibrate(program, batches, eps_grid=(0.9,), methods=("fixed",), layers=names)
+    found = calibrate.calibrate(program, batches, eps_grid=(0.9,), methods=("fixed",), layers=names)
     ways = {
-        "fixed": {name: fixed(found.basis(name, calibration.ranks_for(found.record(name), "fixed", 0.9))) for name in names},
+        "fixed": {name: fixed(found.basis(name, calibrate.ranks_for(found.record(name), "fixed", 0.9))) for name in names},
         "hosvd": {name: hosvd(0.8, sequential=False) for name in names},
     }
     x, y = pictures("mobilenetv2_035_32", 32, seed=77)
@@ -386,10 +407,10 @@ def test_fixed_subspaces_beat_hosvd_of_every_batch_on_a_real_net():
 
     def visit(step, x, dy):
         layer = program.by_name[step.layer]
-        exact_grad = calibration._gradient(layer, step, exact().compress(x), dy).double()
+        exact_grad = calibrate._gradient(layer, step, exact().compress(x), dy).double()
         for way, compressors in ways.items():
             saved = compressors[step.layer].compress(x)
-            grad = calibration._gradient(layer, step, saved, dy).double()
+            grad = calibrate._gradient(layer, step, saved, dy).double()
             products[way] += [float((grad * exact_grad).sum()), float(grad.square().sum()), float(exact_grad.square().sum())]
             kept[way] += saved.nbytes
 

@@ -45,7 +45,8 @@ class LayerRecord:
     name: of its weight in the source model, without ".weight". op: "conv2d" or "linear". weight_shape: [O, I / groups, kh, kw] or [O, I].
     padding: (top, bottom, left, right). activation: what follows and keeps a bit mask: "", "relu", "relu6" or "hardswish".
     spectra: one array a mode of the input, batch left out: (C, H, W), (I,), (L, I) or (M, L, I). gradient_spectra: likewise, but what each
-    direction of the calibrated bases adds to the weight gradient; ranks of fixed bases and adapters follow these where there are any.
+    direction of the calibrated bases adds to the weight gradient; ranks of fixed bases and adapters follow these where there are any, and
+    energy_spectra, the energy along the same directions.
     batch_ranks: (method, eps) of hosvd and svd -> what each calibration batch took: (samples, rank of each mode, batch first; 0 whole).
     gradient_norm: Euclidean norm of the weight gradient, mean over the batches. cosines: (method, eps), or ("channels", fraction), -> cosine
     between that gradient and the exact one, mean over the batches.
@@ -64,6 +65,7 @@ class LayerRecord:
     activation: str = ""
     spectra: tuple[np.ndarray, ...] = field(default=(), repr=False, compare=False)
     gradient_spectra: tuple[np.ndarray, ...] = field(default=(), repr=False, compare=False, kw_only=True)
+    energy_spectra: tuple[np.ndarray, ...] = field(default=(), repr=False, compare=False, kw_only=True)
     gradient_norm: float = 0.0
     bias_gradient_norm: float = 0.0
     cosines: Mapping[tuple[str, float], float] = field(default_factory=dict, repr=False)

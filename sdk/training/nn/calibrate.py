@@ -28,7 +28,7 @@ from sdk.training.nn.modes import unfold_gram
 from sdk.training.nn.observe import Visit, visit_layers
 from sdk.training.nn.program import Layer, Step, TrainableProgram
 from sdk.training.nn.saved import Compressor, Saved
-from sdk.training.nn.sensitivity import Sensitivity, directions, gradient_gram
+from sdk.training.nn.sensitivity import Sensitivity, directions, energies, gradient_gram
 
 __all__ = ["COMPARED", "EPS_GRID", "LEARNED_FROM", "METHODS", "RANK_SAMPLES", "Calibration", "calibrate", "ranks_for"]
 
@@ -164,7 +164,9 @@ def _by_gradient(
             n = (features[name] or 0) - 1
             turned[name] = tuple(directions(gram, grams[name][n]).float() if i == n else basis for i, basis in enumerate(bases[name]))
     seen_by = {name: known[name].spectra(grams[name]) if name in known else records[name].spectra for name in records}  # a layer may have no gradient
-    return turned, {name: replace(record, gradient_spectra=seen_by[name]) for name, record in records.items()}
+    return turned, {
+        name: replace(record, gradient_spectra=seen_by[name], energy_spectra=energies(grams[name], turned[name])) for name, record in records.items()
+    }
 
 
 def _features(record: LayerRecord) -> int | None:

@@ -21,6 +21,10 @@ from sdk.training.nn.ranks import WHOLE_FROM, Sharing, captured, ranks_global, r
 
 #: Samples for which the ranks of fixed bases balance cores, one a sample, against bases, one for all.
 RANK_SAMPLES = 16
+#: Data unlike the calibration's, such as another camera's pictures, have gradients that lie elsewhere, but along what has energy. So an eps of
+#: _ENERGY_FROM and more holds a mode's energy like its gradient, up to a loss of _ENERGY_LOST; up to _GRADIENT_UP_TO, which is for few bytes,
+#: the gradient decides alone; between them, in proportion.
+_GRADIENT_UP_TO, _ENERGY_FROM, _ENERGY_LOST = 0.8, 0.9, 0.2
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +57,7 @@ class Calibration:
             rows.append(_row(record))
             for n, energies in enumerate(record.spectra):
                 arrays[f"{i}/{n}/spectrum"] = energies
-                arrays[f"{i}/{n}/gradient"] = record.gradient_spectra[n]
+                arrays[f"{i}/{n}/gradient"], arrays[f"{i}/{n}/energy"] = record.gradient_spectra[n], record.energy_spectra[n]
                 arrays[f"{i}/{n}/basis"] = self.bases[record.name][n].numpy()
         header = json.dumps({"records": rows, "samples": self.samples, "model_id": self.model_id})
         with open(path, "wb") as file:
@@ -69,7 +73,8 @@ class Calibration:
                 for i, row in enumerate(header["records"]):
                     modes = range(row.pop("modes"))
                     spectra = tuple(stored[f"{i}/{n}/spectrum"] for n in modes)
-                    records.append(replace(_record(row, spectra), gradient_spectra=tuple(stored[f"{i}/{n}/gradient"] for n in modes)))
+                    gradient, energy = (tuple(stored[f"{i}/{n}/{kind}"] for n in modes) for kind in ("gradient", "energy"))
+                    records.append(replace(_record(row, spectra), gradient_spectra=gradient, energy_spectra=energy))
                     bases[records[-1].name] = tuple(torch.from_numpy(stored[f"{i}/{n}/basis"]) for n in modes)
         except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
             raise UsageError(f"{path} is not a calibration, or is damaged; make it again with calibrate(...).save") from error
@@ -83,11 +88,11 @@ def ranks_for(record: LayerRecord, method: str, eps: float, samples: int = RANK_
     """
     match method:
         case "fixed" | "asi":  # either holds its bases once, for all samples or for those of a batch
-            known = record.gradient_spectra if method == "fixed" and record.gradient_spectra else record.spectra
+            known = _worth(record, eps) if method == "fixed" else record.spectra
             return (0, *ranks_global(known, record.input_shape, eps, samples))
         case "adapter":
             mode = 0 if record.op == "conv2d" else len(record.input_shape) - 1
-            rank = ranks_per_mode([(record.gradient_spectra or record.spectra)[mode]], eps)[0]
+            rank = ranks_per_mode([_worth(record, eps)[mode]], eps)[0]
             return (0, *(rank if n == mode and rank < WHOLE_FROM * length else 0 for n, length in enumerate(record.input_shape)))
     return ()
 
@@ -95,9 +100,23 @@ def ranks_for(record: LayerRecord, method: str, eps: float, samples: int = RANK_
 def shared_ranks(records: Sequence[LayerRecord], eps: float, samples: int = RANK_SAMPLES) -> dict[str, tuple[float, tuple[int, ...]]]:
     """By layer, (share of its own gradient, ranks of its fixed bases, batch first) with which these layers together keep `eps` of their
     gradient in the fewest bytes."""
-    layers = [Sharing(r.gradient_spectra or r.spectra, r.input_shape, r.gradient_norm**2) for r in records]
+    layers = [Sharing(_worth(r, eps), r.input_shape, r.gradient_norm**2) for r in records]
     found = ranks_shared(layers, eps, samples)
     return {r.name: (captured(layer.spectra, ranks), (0, *ranks)) for r, layer, ranks in zip(records, layers, found, strict=True)}
+
+
+def _worth(record: LayerRecord, eps: float) -> tuple[np.ndarray, ...]:
+    """Spectra that ranks for `eps` go by: what each direction is worth to the gradient, and more where its energy would be missed."""
+    upto = _ENERGY_LOST * min(1.0, max(0.0, (eps - _GRADIENT_UP_TO) / (_ENERGY_FROM - _GRADIENT_UP_TO)))
+    if not record.gradient_spectra or upto == 0:
+        return record.gradient_spectra or record.spectra
+    return tuple(_held(gradient, energy, upto) for gradient, energy in zip(record.gradient_spectra, record.energy_spectra, strict=True))
+
+
+def _held(gradient: np.ndarray, energy: np.ndarray, upto: float) -> np.ndarray:
+    """[d]: the spectrum whose loss at every rank is that of `gradient`, or that of `energy` where it is more, counted up to `upto`."""
+    lost, missed = (np.append(spectrum[::-1].cumsum()[::-1], 0.0) for spectrum in (gradient, energy))
+    return -np.diff(np.maximum(lost, np.minimum(missed, upto)))
 
 
 def _row(record: LayerRecord) -> dict[str, Any]:

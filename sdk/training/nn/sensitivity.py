@@ -23,9 +23,6 @@ Gradient = Callable[[Saved, Tensor], Tensor]
 _POINTS = 8
 #: Share of plain energy in directions and spectra: calibration has seen few gradients, and those to come will differ.
 _ENERGY = 0.15
-#: Up to this loss a mode's energy is held like its gradient: data unlike the calibration's, such as another camera's pictures, have gradients
-#: that lie elsewhere, but along what has energy. Ranks for a larger loss are there to save bytes and go by the gradient.
-_ENERGY_LOST = 0.2
 
 
 def gradient_gram(x: Tensor, dy: Tensor, gradient: Gradient, samples: int = 8) -> Tensor:
@@ -44,6 +41,12 @@ def directions(gradients: Tensor, inputs: Tensor) -> Tensor:
     """[C, C]: orthonormal directions, those most of the gradient first, from the Gram matrices of gradients and inputs."""
     scaled = [gram.double() / gram.double().trace().clamp_min(1e-300) for gram in (gradients, inputs)]
     return spectrum((1.0 - _ENERGY) * scaled[0] + _ENERGY * scaled[1])[1]
+
+
+def energies(grams: Sequence[Tensor], bases: Sequence[Tensor]) -> tuple[np.ndarray, ...]:
+    """Per mode [d], adding up to 1: the inputs' energy along each direction. grams: of the inputs; bases: [d, d], orthonormal."""
+    along = [((gram.double() @ basis.double()) * basis).sum(0).clamp_min(0).numpy() for gram, basis in zip(grams, bases, strict=True)]
+    return tuple(energy / max(energy.sum(), 1e-300) for energy in along)
 
 
 class Sensitivity:
@@ -71,19 +74,15 @@ class Sensitivity:
                 self._lost[n] += self._trials(x, dy, grad, n) / norm
 
     def spectra(self, grams: Sequence[Tensor]) -> tuple[np.ndarray, ...]:
-        """Per mode [d], adding up to 1: what each direction adds to what those before it keep.
+        """Per mode [d], adding up to 1: what each direction adds to the gradient (squared) that those before it give, and a share of its energy.
 
-        Lost is what the gradient (squared) loses, and a share of what the energy loses; or the energy that is lost, where that is more and both
-        are little. So ranks that keep nearly all of the gradient keep nearly all of the energy too. grams: of the inputs, by mode.
+        grams: of the inputs, by mode.
         """
         found = []
-        for lost, gram, basis in zip(self._lost, grams, self._bases, strict=True):
-            energy = ((gram.double() @ basis.double()) * basis).sum(0).clamp_min(0).numpy()
-            energy = energy / max(energy.sum(), 1e-300)
+        for lost, energy in zip(self._lost, energies(grams, self._bases), strict=True):
             falling = np.maximum.accumulate(lost[::-1])[::-1]
-            tail = np.append(energy[::-1].cumsum()[::-1], 0.0)  # the energy that is lost
-            gradient = falling / falling[0] if falling[0] > 0 else tail
-            found.append(-np.diff(np.maximum((1.0 - _ENERGY) * gradient + _ENERGY * tail, np.minimum(tail, _ENERGY_LOST))))
+            gradient = -np.diff(falling) / falling[0] if falling[0] > 0 else energy
+            found.append((1.0 - _ENERGY) * gradient + _ENERGY * energy)
         return tuple(found)
 
     def _trials(self, x: Tensor, dy: Tensor, grad: Tensor, n: int) -> np.ndarray:
