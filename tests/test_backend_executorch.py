@@ -89,6 +89,7 @@ def test_int8_is_close_and_small(name):
     assert len(payload.files["model.pte"]) < len(payload_of(name, "float32").files["model.pte"])
 
 
+@pytest.mark.long
 def test_dynamic_int8_needs_no_samples():
     module, _, samples = source("text_transformer")
     payload = payload_of("text_transformer", "dynamic-int8")

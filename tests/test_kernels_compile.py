@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,16 @@ GCC = {
 KERNELS = sorted((*(RUNTIME / "kernels").glob("*.c"), *(RUNTIME / "training").glob("*.c")))
 
 
-@pytest.mark.parametrize("core", sorted(ZIG))
+#: The core that the everyday tests compile for; the others are in the long tier.
+EVERYDAY = "cortex-m4"
+
+
+def cores(known: Iterable[str]) -> list[object]:
+    """The cores as parameters of a test."""
+    return [core if core == EVERYDAY else pytest.param(core, marks=pytest.mark.long) for core in sorted(known)]
+
+
+@pytest.mark.parametrize("core", cores(ZIG))
 def test_zig_has_no_warning(core: str, tmp_path: Path) -> None:
     for kernel in KERNELS:  # zig takes one file with -c
         run = [*zig(), *ZIG[core], *STRICT, f"-I{RUNTIME / 'include'}", str(kernel), "-o", str(tmp_path / "kernel.o")]
@@ -33,7 +43,7 @@ def test_zig_has_no_warning(core: str, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr[:4000]
 
 
-@pytest.mark.parametrize("core", sorted(GCC))
+@pytest.mark.parametrize("core", cores(GCC))
 def test_gcc_has_no_warning(core: str, tmp_path: Path) -> None:
     if shutil.which("arm-none-eabi-gcc") is None:
         pytest.skip("arm-none-eabi-gcc is not installed")

@@ -202,7 +202,7 @@ def test_plans_keep_their_budget_and_gain_with_it():
     assert {row.choice.layer for row in plans[-1].layers} == {r.name for r in c.records}
 
 
-@pytest.mark.parametrize(("net", "method"), [("mobile", "recompute"), ("residual", "channels")])
+@pytest.mark.parametrize(("net", "method"), [pytest.param("mobile", "recompute", marks=pytest.mark.long), ("residual", "channels")])
 def test_a_budget_exists_where_recomputing_or_a_part_of_the_channels_gains_most(net, method, monkeypatch):
     from sdk.training.nn.trainer import Trainer
 
